@@ -1,0 +1,311 @@
+"""Operations as rules see them: what is linear in what, how to go forward, how to send shares back.
+
+A layer is made once from an :class:`~headwater.graph.Operation` and holds no weights. :func:`layer_for` says which
+class stands for which ATen operation; :func:`register_layer` adds to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headwater.errors import UnsupportedOperationError
+from headwater.graph import Operation, Value
+
+aten = torch.ops.aten
+Lookup = Callable[[Any], Any]
+"""Turns an argument of an operation (a value, a weight, a constant, a number) into what it stands for in this call."""
+
+
+class Layer:
+    """One operation. ``category`` is what composites assign rules by, besides the operation's own ATen name."""
+
+    category = "other"
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        self.operation = operation
+        self.lookup = lookup
+
+    def run(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The operation itself, its picture-dependent tensors replaced by ``inputs`` in order."""
+        given, names = iter(inputs), set(self.operation.inputs)
+
+        def value(leaf: Any) -> Any:
+            return next(given) if isinstance(leaf, Value) and leaf.name in names else self.lookup(leaf)
+
+        args, kwargs = self.operation.bind(value)
+        return self.operation.target(*args, **kwargs)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name, as it stands in the operation."""
+        args, kwargs = self.operation.args, self.operation.kwargs
+        return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+class Elementwise(Layer):
+    """Activation, normalisation, dropout: one output element for each input element, in the same place."""
+
+    category = "elementwise"
+
+
+class Block(Layer):
+    """All operations of one module call taken as one layer, for block-level rules such as ``Gradient``."""
+
+    category = "block"
+
+    def __init__(self, operations: Sequence[Operation], inputs: tuple[str, ...], lookup: Lookup) -> None:
+        super().__init__(replace(operations[-1], inputs=inputs), lookup)
+        self.operations = operations
+
+    def run(self, inputs: Sequence[Tensor]) -> Tensor:
+        values = dict(zip(self.operation.inputs, inputs, strict=True))
+
+        def value(leaf: Any) -> Any:
+            return values[leaf.name] if isinstance(leaf, Value) and leaf.name in values else self.lookup(leaf)
+
+        for operation in self.operations:
+            args, kwargs = operation.bind(value)
+            values[operation.name] = operation.target(*args, **kwargs)
+        return values[self.operation.name]
+
+
+class Join(Layer):
+    """Addition or subtraction of branches; constants added to a picture's values are no branch."""
+
+    category = "join"
+
+    def terms(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What each branch adds to the sum."""
+        scale = self.argument(2, "alpha", 1) * (-1 if self.operation.kind == "sub" else 1)
+        second = isinstance(self.operation.args[1], Value) and self.operation.args[1].name in self.operation.inputs
+        return [h * scale if scale != 1 and second and k == len(inputs) - 1 else h for k, h in enumerate(inputs)]
+
+
+class MaxPool(Layer):
+    """``aten.max_pool2d``."""
+
+    category = "max_pool"
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Kernel, stride, padding, dilation, ceil mode."""
+        kernel = self.operation.args[1]
+        return (
+            kernel,
+            self.argument(2, "stride") or kernel,
+            self.argument(3, "padding", 0),
+            self.argument(4, "dilation", 1),
+            self.argument(5, "ceil_mode", False),
+        )
+
+
+class Rearrange(Layer):
+    """View, permute, slice, concatenate: every output element is one input element (or a constant)."""
+
+    category = "rearrange"
+
+
+class Linear(Layer):
+    """Base of everything linear in its input ``h``: ``z = apply(h, w)``, plus a bias that rules may count or not.
+
+    ``transpose(s, w, like)`` is the adjoint of ``apply(., w)`` for inputs shaped as ``like``, in a new tensor.
+    ``flat(r, w, like)`` hands each output's value to the inputs it sees in equal parts, so the sum stays.
+    """
+
+    category = "linear"
+
+    @property
+    def weight(self) -> Tensor | None:
+        """The weight, or ``None`` where the weights are fixed and positive (averages)."""
+        return self.lookup(self.operation.args[1])
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.lookup(self.argument(2, "bias"))
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Dense(Linear):
+    """``aten.linear``: a matrix on the last dimension."""
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        assert w is not None
+        return functional.linear(h, w, bias)
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        return s @ w
+
+    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        return (r.sum(-1, keepdim=True) / like.shape[-1]).expand(like.shape)
+
+
+class Convolution(Linear):
+    """``aten.conv1d`` to ``conv3d``, any stride, dilation and groups, padding in numbers or by name."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        self.dims = int(operation.kind[4])
+        self.stride = self._per_axis(self.argument(3, "stride", 1))
+        self.padding = self.argument(4, "padding", 0)
+        self.dilation = self._per_axis(self.argument(5, "dilation", 1))
+        self.groups: int = self.argument(6, "groups", 1)
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        assert w is not None
+        return self._forward(h, w, bias, self.groups)
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        return self._backward(s, w, like, self.groups)
+
+    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        # All input channels of a group get the same, so one channel a group is computed and repeated.
+        groups, channels = self.groups, like.shape[1] // self.groups
+        kernel = r.new_ones((groups, 1, *w.shape[2:]))
+        one = like.new_empty((1, groups, *like.shape[2:]))
+        reach = self._forward(torch.ones_like(one), kernel, None, groups) * channels
+        summed = r.unflatten(1, (groups, -1)).sum(2) if r.shape[1] != groups else r
+        share = self._backward(summed / reach, kernel, one.expand(len(r), *one.shape[1:]), groups)
+        return share.expand(like.shape) if groups == 1 else share.repeat_interleave(channels, 1)
+
+    def _per_axis(self, value: int | Sequence[int]) -> list[int]:
+        values = [value] if isinstance(value, int) else list(value)
+        return values * self.dims if len(values) == 1 else values
+
+    def _padding(self, w: Tensor) -> tuple[list[int], list[int]]:
+        """Padding on both sides of each axis, and what "same" puts on the far sides alone, as ``pad`` takes it."""
+        if not isinstance(self.padding, str):
+            return self._per_axis(self.padding), []
+        if self.padding == "valid":
+            return [0] * self.dims, []
+        total = [d * (k - 1) for d, k in zip(self.dilation, w.shape[2:], strict=True)]
+        return [t // 2 for t in total], [e for t in reversed(total) for e in (0, t % 2)]
+
+    def _forward(self, h: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        padding, far = self._padding(w)
+        h = functional.pad(h, far) if any(far) else h
+        return torch.convolution(h, w, bias, self.stride, padding, self.dilation, False, [0] * self.dims, groups)
+
+    def _backward(self, s: Tensor, w: Tensor, like: Tensor, groups: int) -> Tensor:
+        padding, far = self._padding(w)
+        like = functional.pad(like, far) if any(far) else like
+        back, _, _ = aten.convolution_backward(
+            s, like, w, None, self.stride, padding, self.dilation, False, [0] * self.dims, groups, [True, False, False]
+        )
+        return functional.pad(back, [-e for e in far]) if any(far) else back
+
+
+class Average(Linear):
+    """Average pooling and mean: fixed positive weights that need no parameter."""
+
+    category = "average"
+
+    @property
+    def weight(self) -> Tensor | None:
+        return None
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        return self.run([h])
+
+    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        reach = self.apply(torch.ones_like(like[:1]), None)
+        return self.transpose(r / reach, None, like)
+
+
+class AveragePool(Average):
+    """``aten.avg_pool2d``."""
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        kernel = self.operation.args[1]
+        stride = self.argument(2, "stride") or kernel
+        rest = (self.argument(3, "padding", 0), self.argument(4, "ceil_mode", False))
+        counting = (self.argument(5, "count_include_pad", True), self.argument(6, "divisor_override"))
+        pair = lambda v: [v, v] if isinstance(v, int) else list(v)  # noqa: E731
+        return aten.avg_pool2d_backward(s, like, pair(kernel), pair(stride), pair(rest[0]), rest[1], *counting)
+
+
+class AdaptiveAveragePool(Average):
+    """``aten.adaptive_avg_pool2d``; global average pooling is its usual case."""
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        if s.shape[-2:] == (1, 1):
+            return torch.empty_like(like).copy_(s / (like.shape[-2] * like.shape[-1]))
+        return aten._adaptive_avg_pool2d_backward(s, like)
+
+
+class Mean(Average):
+    """``aten.mean`` over dimensions other than the batch."""
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        dims = sorted(d % like.ndim for d in self.operation.args[1])
+        if not self.argument(2, "keepdim", False):
+            for d in dims:
+                s = s.unsqueeze(d)
+        count = 1
+        for d in dims:
+            count *= like.shape[d]
+        return torch.empty_like(like).copy_(s / count)
+
+
+LayerFactory = Callable[[Operation, Lookup], Layer]
+_LAYERS: dict[str, LayerFactory] = {}
+
+
+def register_layer(factory: LayerFactory, *kinds: str) -> None:
+    """Let ``factory(operation, lookup)`` stand for the ATen operations named ``kinds`` (``"conv2d"``, ``"relu"``, ...)."""
+    for kind in kinds:
+        _LAYERS[kind] = factory
+
+
+register_layer(Dense, "linear")
+register_layer(Convolution, "conv1d", "conv2d", "conv3d")
+register_layer(AveragePool, "avg_pool2d")
+register_layer(AdaptiveAveragePool, "adaptive_avg_pool2d")
+register_layer(Mean, "mean")
+register_layer(MaxPool, "max_pool2d")
+register_layer(Join, "add", "sub")
+register_layer(
+    Elementwise,
+    *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "silu", "hardswish", "gelu", "mish", "tanh", "softplus"),
+    *("batch_norm", "dropout", "feature_dropout", "alpha_dropout", "detach", "clone", "contiguous", "to"),
+)
+register_layer(
+    Rearrange,
+    *("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "permute", "transpose"),
+)
+
+
+def layer_for(operation: Operation, lookup: Lookup) -> Layer:
+    """The layer that stands for ``operation``.
+
+    Raises:
+        UnsupportedOperationError: nothing is registered for this kind of operation.
+    """
+    factory = _LAYERS.get(operation.kind)
+    if factory is None:
+        raise UnsupportedOperationError(
+            f"operation {operation.kind!r} in module {operation.module or '(the model itself)'!r} has no rule. "
+            f"Supported are {', '.join(sorted(_LAYERS))}. To add one: "
+            f"headwater.register_layer(headwater.layers.Elementwise, {operation.kind!r}) if relevance may pass it "
+            "unchanged, or a Layer of your own."
+        )
+    return factory(operation, lookup)

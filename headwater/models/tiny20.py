@@ -1,0 +1,89 @@
+"""The bundled network: a small bottleneck ResNet for 64x64 pictures of twenty everyday classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torchvision.models.resnet import Bottleneck
+
+CLASSES: tuple[str, ...] = (
+    "goldfish",
+    "koala",
+    "jellyfish",
+    "king penguin",
+    "golden retriever",
+    "tabby",
+    "lion",
+    "brown bear",
+    "ladybug",
+    "monarch",
+    "African elephant",
+    "beacon",
+    "school bus",
+    "sports car",
+    "teapot",
+    "umbrella",
+    "mushroom",
+    "lemon",
+    "pizza",
+    "espresso",
+)
+"""Class names in the order of the network's logits."""
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+SIZE = 64
+
+
+class Tiny20(nn.Module):
+    """Bottleneck ResNet with a 3x3 stem of stride 2 and four stages of identity and projected blocks.
+
+    Args:
+        widths: bottleneck width of each stage; a stage puts out four times as many channels.
+        depths: blocks per stage; the first of each has a projected shortcut.
+        num_classes: number of logits.
+
+    Shape: pictures ``(N, 3, H, W)``, trained at 64x64, any size works; logits ``(N, num_classes)``.
+
+    >>> import torch
+    >>> Tiny20()(torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 20])
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 64, 128, 256),
+        depths: Sequence[int] = (2, 2, 2, 2),
+        num_classes: int = len(CLASSES),
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU(inplace=True)
+        channels, stages = 32, []
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            blocks = [_block(channels, width, stride=1 if index == 0 else 2)]
+            channels = width * Bottleneck.expansion
+            blocks += [Bottleneck(channels, width) for _ in range(depth - 1)]
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, Bottleneck):
+                nn.init.zeros_(module.bn3.weight)  # every block starts as the identity: short schedules train better
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def _block(channels: int, width: int, stride: int) -> Bottleneck:
+    out = width * Bottleneck.expansion
+    projection = nn.Sequential(nn.Conv2d(channels, out, 1, stride=stride, bias=False), nn.BatchNorm2d(out))
+    return Bottleneck(channels, width, stride, projection)

@@ -1,0 +1,412 @@
+r"""How relevance passes one operation.
+
+Every rule for a linear operation is a list of terms (a, w): what stands for the input, and what stands for the weight.
+Together they say how much input i contributes to output j, and each output hands on its relevance in proportion:
+
+.. math::
+
+    z_{ij} = \sum_k a^{(k)}_i w^{(k)}_{ij}, \qquad
+    R_i = \sum_j \frac{z_{ij}}{\sum_{i'} z_{i'j}} R_j \; + \; \text{fallback}_i
+
+What an output cannot hand on that way, because nothing contributes to it or a stabiliser takes a part, goes by the
+fallback: in equal parts to all inputs that the output sees. So no unit loses or creates relevance. With
+``fallback=False`` that part is lost, as in the published code.
+
+A rule is told tensors, never graphs or models.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from headwater.errors import InputError
+from headwater.layers import Join, Layer, Linear, MaxPool, aten
+from headwater.splitting import Splitting
+
+Weights = tuple[Tensor | None, ...]
+"""What a rule has made of a layer's parameters; made once and kept until the parameters change."""
+
+
+class Rule(ABC):
+    """How relevance passes one operation.
+
+    Attributes:
+        keeps_inputs: the rule needs the values that went into the operation, not only their shapes.
+    """
+
+    keeps_inputs: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        """Whatever is derived from the parameters alone."""
+        return ()
+
+    @abstractmethod
+    def __call__(
+        self, layer: Any, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor | None]:
+        """Relevance of each input from the relevance of the output; ``None`` where an input gets nothing.
+
+        Args:
+            layer: the operation, see :mod:`headwater.layers`.
+            weights: what ``prepare`` returned.
+            inputs: the values that went in; uninitialised tensors of their shape where ``keeps_inputs`` is false.
+            relevance: shaped as the output; not to be written to, but it may be returned.
+
+        Returns:
+            One tensor an input, no two sharing memory, each of which the caller may write to.
+        """
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Relevance passes unchanged, element by element (activations, normalisation, dropout)."""
+
+    keeps_inputs = False
+
+    def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        return [relevance]
+
+
+@dataclass(frozen=True)
+class Follow(Rule):
+    """Relevance goes back to where each element came from (views and permutations)."""
+
+    keeps_inputs = False
+
+    def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        _, back = torch.func.vjp(lambda *h: layer.run(h), *inputs)
+        return back(relevance)
+
+
+class LinearRule(Rule):
+    """Base of the rules that are given by terms; see the module's docstring.
+
+    Attributes:
+        eps: added to the denominators, with their sign.
+        fallback: hand on what the terms cannot, in equal parts; else it is lost.
+    """
+
+    eps: float
+    fallback: bool
+
+    @abstractmethod
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        """The pairs (a, w). ``a`` has the shape of ``h``, or batch size 1 where it is the same for all pictures."""
+
+    def __call__(self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        (h,) = inputs
+        return [hand_on(layer, self.terms(h, weights), relevance, h, self.eps, self.fallback)]
+
+
+def hand_on(
+    layer: Linear,
+    terms: Sequence[tuple[Tensor, Tensor | None]],
+    relevance: Tensor,
+    like: Tensor,
+    eps: float = 0.0,
+    fallback: bool = True,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Relevance of an input shaped as ``like``, by the contributions that ``terms`` make. (Eq. 2 with chosen terms.)"""
+    z = layer.apply(*terms[0], bias)
+    for a, w in terms[1:]:
+        z = z + layer.apply(a, w)
+    stable = z + torch.where(z < 0, -eps, eps) if eps else z
+    # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
+    s = (relevance / stable).nan_to_num_(0.0, 0.0, 0.0)
+    (a, w), *others = terms
+    back = layer.transpose(s, w, like).mul_(a)
+    for a, w in others:
+        back.addcmul_(a, layer.transpose(s, w, like))
+    if fallback:
+        left = torch.addcmul(relevance, s, z, value=-1, out=z) if z.shape == relevance.shape else relevance - s * z
+        back += layer.flat(left, terms[0][1], like)
+    return back
+
+
+@dataclass(frozen=True)
+class ZPlus(LinearRule):
+    r"""z+ rule: positive contributions alone, bias left out. (Montavon et al. 2017; Otsuki et al. 2024, Eq. 2.)
+
+    .. math:: z_{ij} = h_i^+ w_{ij}^+ + h_i^- w_{ij}^-
+
+    For inputs that are never negative, as after a ReLU, only the first product exists.
+
+    Args:
+        eps: added to each denominator; 0 for exact conservation.
+        fallback: whether units without positive contribution hand on what they have, see the module's docstring.
+        signed: count products of negative inputs and negative weights. ``False`` reproduces the published code, which
+            is the same for inputs that are not negative.
+    """
+
+    eps: float = 0.0
+    fallback: bool = True
+    signed: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        if weight is None:
+            return (None,)
+        return (weight.clamp(min=0), weight.clamp(max=0)) if self.signed else (weight.clamp(min=0),)
+
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        if not self.signed:
+            return [(h, weights[0])]
+        positive: list[tuple[Tensor, Tensor | None]] = [(h.clamp(min=0), weights[0])]
+        return positive + [(h.clamp(max=0), w) for w in weights[1:]]
+
+    def for_nonnegative(self) -> ZPlus:
+        """The same rule for inputs known not to be negative, at half the cost."""
+        return ZPlus(self.eps, self.fallback, signed=False)
+
+
+@dataclass(frozen=True)
+class WPlus(LinearRule):
+    r"""z+ with ones in place of the input: relevance spreads by positive weights alone, :math:`z_{ij} = w_{ij}^+`.
+
+    For the first convolution, where a normalised picture has negative values. (What the code of Otsuki et al. does.)
+    """
+
+    keeps_inputs = False
+    eps: float = 0.0
+    fallback: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        return (None if weight is None else weight.clamp(min=0),)
+
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        return [(torch.ones_like(h[:1]), weights[0])]
+
+
+@dataclass(frozen=True)
+class Flat(LinearRule):
+    r"""Flat rule: every input that an output sees gets the same, :math:`z_{ij} = 1`. (Bach et al. 2015; Lapuschkin et al. 2019.)"""
+
+    keeps_inputs = False
+    eps: float = 0.0
+    fallback: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        return (None if weight is None else torch.ones_like(weight),)
+
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        return [(torch.ones_like(h[:1]), weights[0])]
+
+
+@dataclass(frozen=True)
+class WSquare(LinearRule):
+    r"""w² rule: by squared weights, :math:`z_{ij} = w_{ij}^2`, whatever the input. (Montavon et al. 2017.)"""
+
+    keeps_inputs = False
+    eps: float = 0.0
+    fallback: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        return (None if weight is None else weight.square(),)
+
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        return [(torch.ones_like(h[:1]), weights[0])]
+
+
+@dataclass(frozen=True)
+class ZBox(LinearRule):
+    r"""zB rule for inputs between ``low`` and ``high``: :math:`z_{ij} = h_i w_{ij} - l_i w_{ij}^+ - u_i w_{ij}^-`. (Montavon et al. 2017.)
+
+    Args:
+        low: smallest value an input can take, a number or one a channel; in normalised space for a normalised picture.
+        high: largest value.
+    """
+
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
+    eps: float = 0.0
+    fallback: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        return (None, None, None) if weight is None else (weight, weight.clamp(min=0), weight.clamp(max=0))
+
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        low, high = self._bound(self.low, h), self._bound(self.high, h)
+        if weights[0] is None:
+            return [(h - low, None)]
+        return [(h, weights[0]), (-low, weights[1]), (-high, weights[2])]
+
+    def _bound(self, value: float | tuple[float, ...], h: Tensor) -> Tensor:
+        channels = torch.tensor(value, dtype=h.dtype, device=h.device)
+        if channels.ndim and len(channels) != h.shape[1]:
+            raise InputError(f"ZBox has {len(channels)} bounds for an input of {h.shape[1]} channels")
+        return torch.ones_like(h[:1]) * (channels.view(-1, *[1] * (h.ndim - 2)) if channels.ndim else channels)
+
+
+@dataclass(frozen=True)
+class Epsilon(Rule):
+    r"""Epsilon rule: contributions as they are, :math:`z_{ij} = h_i w_{ij}`, stabilised. (Bach et al. 2015.)
+
+    Args:
+        eps: added to each denominator with its sign.
+        bias: count the bias in the denominator, so that it absorbs relevance, as in the textbook rule.
+        fallback: hand on what the stabiliser takes; makes no sense together with ``bias``.
+    """
+
+    eps: float = 1e-6
+    bias: bool = False
+    fallback: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        return (weight, bias if self.bias else None)
+
+    def __call__(self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        (h,) = inputs
+        fallback = self.fallback and weights[1] is None
+        return [hand_on(layer, [(h, weights[0])], relevance, h, self.eps, fallback, weights[1])]
+
+
+@dataclass(frozen=True)
+class Gamma(LinearRule):
+    r"""Gamma rule: positive contributions count more, :math:`z_{ij} = h_i w_{ij} + \gamma (h_i w_{ij})^+`. (Montavon et al. 2019.)
+
+    Args:
+        gamma: 0 is the epsilon rule; the larger, the closer to z+.
+        eps: added to each denominator with its sign.
+        fallback: hand on what the stabiliser takes.
+    """
+
+    gamma: float = 0.25
+    eps: float = 1e-6
+    fallback: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        if weight is None:
+            return (None,)
+        return (weight, self.gamma * weight.clamp(min=0), self.gamma * weight.clamp(max=0))
+
+    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
+        if weights[0] is None:
+            return [(h + self.gamma * h.clamp(min=0), None)]
+        return [(h, weights[0]), (h.clamp(min=0), weights[1]), (h.clamp(max=0), weights[2])]
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Rule):
+    r"""Alpha-beta rule: positive and negative contributions apart. (Bach et al. 2015.)
+
+    .. math:: R_i = \sum_j \Big(\alpha \frac{z_{ij}^+}{\sum_{i'} z_{i'j}^+} - \beta \frac{z_{ij}^-}{\sum_{i'} z_{i'j}^-}\Big) R_j
+
+    with :math:`\alpha - \beta = 1`; alpha 1, beta 0 is :class:`ZPlus`. What a unit lacking one of the two kinds cannot
+    hand on goes by the fallback.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    fallback: bool = True
+
+    def __post_init__(self) -> None:
+        if abs(self.alpha - self.beta - 1) > 1e-9:
+            raise InputError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha}, beta={self.beta}")
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+        return (None, None) if weight is None else (weight.clamp(min=0), weight.clamp(max=0))
+
+    def __call__(self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        (h,) = inputs
+        up, down = h.clamp(min=0), h.clamp(max=0)
+        if weights[0] is None:
+            groups = [(self.alpha, [(up, None)]), (-self.beta, [(down, None)])]
+        else:
+            groups = [
+                (self.alpha, [(up, weights[0]), (down, weights[1])]),
+                (-self.beta, [(up, weights[1]), (down, weights[0])]),
+            ]
+        back, left = torch.zeros_like(h), relevance
+        for factor, terms in groups:
+            z = layer.apply(*terms[0])
+            for a, w in terms[1:]:
+                z = z + layer.apply(a, w)
+            s = (factor * relevance / z).nan_to_num_(0.0, 0.0, 0.0)
+            for a, w in terms:
+                back = back + a * layer.transpose(s, w, h)
+            left = left - s * z
+        return [back + layer.flat(left, weights[0], h) if self.fallback else back]
+
+
+@dataclass(frozen=True)
+class WinnerTakesAll(Rule):
+    """Max pooling as the linear projection that picks each window's largest value: that input gets everything."""
+
+    def __call__(self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        (h,) = inputs
+        kernel, stride, padding, dilation, ceil = layer.settings
+        _, indices = aten.max_pool2d_with_indices(h, kernel, stride, padding, dilation, ceil)
+        return [
+            aten.max_pool2d_with_indices_backward(relevance, h, kernel, stride, padding, dilation, ceil, indices)
+        ]
+
+
+@dataclass(frozen=True)
+class MeanPool(Rule):
+    """Max pooling as a mean over windows of the stride's size, by z+; what the code of Otsuki et al. does."""
+
+    eps: float = 1e-5
+
+    def __call__(self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        (h,) = inputs
+        stride = layer.settings[1]
+        window = [stride, stride] if isinstance(stride, int) else list(stride)
+        z = functional.avg_pool2d(h, window, ceil_mode=True)
+        if z.shape != relevance.shape:
+            raise InputError(
+                f"MeanPool: windows of {window} give {tuple(z.shape[2:])} where the network's max pooling gives "
+                f"{tuple(relevance.shape[2:])}; use WinnerTakesAll for this network"
+            )
+        s = relevance / (z + self.eps)
+        return [aten.avg_pool2d_backward(s, h, window, window, [0, 0], True, True, None).mul_(h)]
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    r"""Gradient rule: gradient times input over output, of one operation or of a whole block. (Doublet et al., Eq. 1.)
+
+    .. math:: R(z) = z \odot \frac{\partial}{\partial z} \sum z' \odot \operatorname{stopgrad}\!\Big(\frac{R'}{z' + \epsilon}\Big)
+
+    The sign of eps follows z'. The rule does not guarantee conservation.
+    """
+
+    eps: float = 1e-6
+
+    def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+        output, back = torch.func.vjp(lambda *h: layer.run(h), *inputs)
+        gradients = back(relevance / (output + torch.where(output < 0, -self.eps, self.eps)))
+        return [h * gradient for h, gradient in zip(inputs, gradients, strict=True)]
+
+
+@dataclass(frozen=True)
+class Split(Rule):
+    """A join: relevance divides among the branches by a splitting; branches left out get nothing.
+
+    Args:
+        splitting: see :mod:`headwater.splitting`.
+        takes_part: for each branch, whether it gets a share.
+    """
+
+    splitting: Splitting
+    takes_part: tuple[bool, ...]
+
+    def __call__(
+        self, layer: Join, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor | None]:
+        terms = [
+            term.expand(relevance.shape)
+            for term, taken in zip(layer.terms(inputs), self.takes_part, strict=True)
+            if taken
+        ]
+        shares = iter(self.splitting(terms, relevance) if len(terms) > 1 else [relevance])
+        return [
+            next(shares).sum_to_size(h.shape) if taken else None
+            for h, taken in zip(inputs, self.takes_part, strict=True)
+        ]

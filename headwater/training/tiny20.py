@@ -1,0 +1,235 @@
+"""Training of the bundled network: ``headwater train tiny20``.
+
+The recipe is written for two CPU cores and an hour: pictures come small first and full size for the last
+epochs, a one-cycle schedule, and augmentation in scale, colour and sharpness so that the network holds on
+photographs that were not made the way the training pictures were. Every random choice is a function of the seed,
+the epoch and the picture (or the step), so a killed run that is resumed ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torchvision.transforms import v2
+
+from headwater.data.tiny20 import PictureSet, load_tiny20
+from headwater.errors import DataError
+from headwater.files import write_bytes, write_text
+from headwater.models.tiny20 import CLASSES, MEAN, STD, Tiny20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number that shapes the weights."""
+
+    seed: int = 0
+    epochs: int = 30
+    small_size: int = 48
+    full_size: int = 64
+    full_size_epochs: int = 10
+    batch_size: int = 64
+    max_lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    crop_scale: tuple[float, float] = (0.35, 1.0)
+    jitter: float = 0.25
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+
+    def size(self, epoch: int) -> int:
+        """Side of the training pictures in this epoch, in pixels."""
+        return self.full_size if epoch >= self.epochs - self.full_size_epochs else self.small_size
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a finished training leaves: the exported weights and what they reach on the validation pictures."""
+
+    weights: Path
+    accuracy: float
+    accuracy_per_class: dict[str, float] = field(repr=False)
+
+
+class AugmentedPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Training pictures, augmented; an item is addressed by ``(epoch, index)`` and depends on nothing else."""
+
+    def __init__(self, data: PictureSet, recipe: Recipe) -> None:
+        self.data, self.recipe = data, recipe
+        self.transforms = {size: self._transform(size) for size in (recipe.small_size, recipe.full_size)}
+
+    def _transform(self, size: int) -> v2.Compose:
+        jitter = self.recipe.jitter
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale=self.recipe.crop_scale, antialias=True),
+                v2.RandomHorizontalFlip(),
+                v2.RandomApply([v2.GaussianBlur(3, (0.1, 1.0))], 0.1),
+                v2.RandomAdjustSharpness(2.0, 0.1),
+                v2.ColorJitter(jitter, jitter, jitter),
+                v2.RandomGrayscale(0.05),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(MEAN, STD),
+                v2.RandomErasing(0.1),
+            ]
+        )
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self.recipe.seed * 10_007 + epoch) * 1_000_003 + index)
+            return self.transforms[self.recipe.size(epoch)](self.data.pictures[index]), self.data.labels[index]
+
+    def __len__(self) -> int:
+        return len(self.data.labels)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Shuffled batches of ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``."""
+
+    def __init__(self, count: int, recipe: Recipe) -> None:
+        self.count, self.recipe, self.epoch = count, recipe, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.recipe.seed * 10_007 + self.epoch)
+        order = torch.randperm(self.count, generator=generator)
+        for batch in order[: len(self) * self.recipe.batch_size].view(len(self), -1).tolist():
+            yield [(self.epoch, index) for index in batch]
+
+    def __len__(self) -> int:
+        return self.count // self.recipe.batch_size
+
+
+class Tiny20Training(lightning.LightningModule):
+    """Cross-entropy training with label smoothing and a one-cycle SGD schedule; validated by top-1 accuracy."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.network = Tiny20(recipe.widths, recipe.depths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> torch.Tensor:
+        pictures, labels = batch
+        loss = self.loss(self.network(pictures.to(memory_format=torch.channels_last)), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> None:
+        pictures, labels = batch
+        logits = self.network(pictures)
+        self.log("val_loss", nn.functional.cross_entropy(logits, labels))
+        self.log("val_accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        decayed = [p for p in self.parameters() if p.ndim > 1]
+        plain = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=recipe.max_lr,
+            momentum=recipe.momentum,
+            nesterov=True,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.max_lr, total_steps=math.ceil(self.trainer.estimated_stepping_batches), pct_start=0.2
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class PlainProgress(Callback):
+    """One line an epoch, for logs and pipes."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        metrics = {name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()}
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {metrics}", flush=True)
+
+
+def train_tiny20(data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False) -> TrainedModel:
+    """Train the bundled network on the tiny20 pictures below ``data``; resume if ``out`` holds an unfinished run.
+
+    Writes ``recipe.json``, checkpoints and logs, and at the end ``tiny20.safetensors`` (half precision, the epoch
+    of best validation accuracy) and ``accuracy.json``.
+
+    Raises:
+        DataError: the data are incomplete, or ``out`` holds a run of a different recipe.
+    """
+    recipe, out = recipe or Recipe(), Path(out)
+    _claim(out, recipe)
+    train, val = load_tiny20(data, "train"), load_tiny20(data, "val")
+    batches = EpochBatches(len(train.labels), recipe)
+    train_loader = DataLoader(AugmentedPictures(train, recipe), batch_sampler=batches)
+    val_loader = DataLoader(TensorDataset(normalise(val.pictures), val.labels), batch_size=250)
+
+    module = Tiny20Training(recipe)
+    checkpoints = out / "checkpoints"
+    best = ModelCheckpoint(checkpoints, "best", monitor="val_accuracy", mode="max", save_last=True, enable_version_counter=False)
+    trainer = lightning.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="auto",
+        devices=1,
+        deterministic=True,
+        logger=CSVLogger(out, name="", version="logs"),
+        callbacks=[best, TQDMProgressBar() if progress_bar else PlainProgress()],
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    last = checkpoints / "last.ckpt"
+    trainer.fit(module, train_loader, val_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    weights = {
+        name.removeprefix("network."): tensor.half().contiguous() if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    write_bytes(out / "tiny20.safetensors", save(weights))
+    network = Tiny20(recipe.widths, recipe.depths)
+    network.load_state_dict(weights)
+    accuracy, per_class = evaluate(network, val)
+    write_text(out / "accuracy.json", json.dumps({"accuracy": accuracy, "per_class": per_class}, indent=1))
+    return TrainedModel(out / "tiny20.safetensors", accuracy, per_class)
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, data: PictureSet) -> tuple[float, dict[str, float]]:
+    """Top-1 accuracy over all pictures, and by class name."""
+    network.eval()
+    predicted = torch.cat([network(chunk).argmax(1) for chunk in normalise(data.pictures).split(250)])
+    right = (predicted == data.labels).float()
+    per_class = {name: right[data.labels == index].mean().item() for index, name in enumerate(CLASSES)}
+    return right.mean().item(), per_class
+
+
+def normalise(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures uint8 ``(N, 3, H, W)`` as the network takes them."""
+    return v2.functional.normalize(pictures.float() / 255, list(MEAN), list(STD))
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """Write the recipe into the run folder, or check that the run already there has the same one."""
+    path, now = out / "recipe.json", json.loads(json.dumps(asdict(recipe)))
+    if path.is_file():
+        before = json.loads(path.read_text())
+        differing = [f"{key}: {before.get(key)} there, {now[key]} asked" for key in now if before.get(key) != now[key]]
+        if differing:
+            raise DataError(f"{out} holds a run with other settings ({'; '.join(differing)}); choose another --out")
+    else:
+        write_text(path, json.dumps(now, indent=1))
