@@ -231,12 +231,11 @@ register_composite(
         "doublet2024",
         {
             **_EXACT,
-            "linear": Gradient(),
-            "average": Gradient(),
-            "max_pool": Gradient(),
-            "batch_norm": Gradient(),
             "conv2d": Gradient(),
-            **{"linear": Epsilon()},
+            "batch_norm": Gradient(),
+            "max_pool": Gradient(),
+            "average": Gradient(),
+            "linear": Epsilon(fallback=False),
         },
         blocks=("BasicBlock", "Bottleneck"),
     )

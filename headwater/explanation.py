@@ -68,3 +68,23 @@ class Explanation:
     relevance: Tensor | None = None
     checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
     conservation: Conservation | None = None
+
+    def select(self, index: int) -> Explanation:
+        """The explanation of one picture, as a batch of one."""
+        part = slice(index, index + 1)
+        account = self.conservation
+        return Explanation(
+            heatmap=self.heatmap[part],
+            logits=self.logits[part],
+            probability=self.probability[part],
+            target=self.target[part],
+            relevance=None if self.relevance is None else self.relevance[part],
+            checkpoints={module: r[part] for module, r in self.checkpoints.items()},
+            conservation=None
+            if account is None
+            else Conservation(
+                account.seed[part],
+                account.input[part],
+                {module: total[part] for module, total in account.checkpoints.items()},
+            ),
+        )

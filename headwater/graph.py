@@ -138,8 +138,10 @@ def leaves(tree: Any) -> Iterator[Any]:
 
 def rebuild(tree: Any, change: Callable[[Any], Any]) -> Any:
     """A copy of ``tree`` with every leaf replaced by ``change(leaf)``."""
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(rebuild(item, change) for item in tree)
+    if isinstance(tree, tuple):
+        return tuple(rebuild(item, change) for item in tree)
+    if isinstance(tree, list):
+        return [rebuild(item, change) for item in tree]
     if isinstance(tree, dict):
         return {key: rebuild(item, change) for key, item in tree.items()}
     if isinstance(tree, slice):
@@ -163,7 +165,9 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
     ['conv2d', 'relu']
     """
     program = _export(skeleton(model), x)
-    signature = program.graph_signature
+    if any(_mutates_a_view(node) for node in program.graph.nodes):
+        program = program.run_decompositions({})  # rewrites writes into views; costs seconds, so only where needed
+    signature, nodes = program.graph_signature, program.graph.nodes
     if len(signature.user_outputs) != 1 or not isinstance(signature.user_outputs[0], str):
         raise TraceError(
             f"{type(model).__name__} returns {len(signature.user_outputs)} values; "
@@ -171,11 +175,6 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
         )
     weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     constants = signature.inputs_to_lifted_tensor_constants
-    nodes = program.graph.nodes
-    if any(_mutates_a_view(node) for node in nodes):
-        program = program.run_decompositions({})  # rewrites writes into views; costs seconds, so only where needed
-        nodes = program.graph.nodes
-
     picture = next(node for node in nodes if node.op == "placeholder" and node.name in signature.user_inputs)
     current: dict[str, Any] = {}  # node name -> what it stands for now, after in-place operations
     depends = {picture.name}
@@ -205,9 +204,7 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
                 f"{type(model).__name__} contains control flow that depends on data ({node.target}); "
                 "only networks that run the same operations for every picture are supported."
             )
-    output = next(leaf for leaf in leaves(list(nodes)[-1].args) if isinstance(leaf, torch.fx.Node))
-    output = next(n for n in nodes if n.name == signature.user_outputs[0]) if signature.user_outputs[0] else output
-    result = current[output.name]
+    result = current[signature.user_outputs[0]]
     if not isinstance(result, Value) or result.name not in depends:
         raise TraceError(f"the output of {type(model).__name__} does not depend on the picture.")
     batch = picture.meta["val"].shape[0]

@@ -1,0 +1,5 @@
+"""Pictures and figures."""
+
+from headwater.report.pictures import Style, figure, overlay
+
+__all__ = ["Style", "figure", "overlay"]

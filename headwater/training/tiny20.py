@@ -35,12 +35,12 @@ class Recipe:
     """Every number that shapes the weights."""
 
     seed: int = 0
-    epochs: int = 30
+    epochs: int = 26
     small_size: int = 48
     full_size: int = 64
-    full_size_epochs: int = 10
+    full_size_epochs: int = 8
     batch_size: int = 64
-    max_lr: float = 0.03
+    max_lr: float = 0.04
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
@@ -96,23 +96,22 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self.data.labels)
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Shuffled batches of ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``."""
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Every picture once, shuffled, as ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``."""
 
-    def __init__(self, count: int, recipe: Recipe) -> None:
-        self.count, self.recipe, self.epoch = count, recipe, 0
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(self.recipe.seed * 10_007 + self.epoch)
-        order = torch.randperm(self.count, generator=generator)
-        for batch in order[: len(self) * self.recipe.batch_size].view(len(self), -1).tolist():
-            yield [(self.epoch, index) for index in batch]
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
+        for index in torch.randperm(self.count, generator=generator).tolist():
+            yield self.epoch, index
 
     def __len__(self) -> int:
-        return self.count // self.recipe.batch_size
+        return self.count
 
 
 class Tiny20Training(lightning.LightningModule):
@@ -174,8 +173,8 @@ def train_tiny20(data: str | Path, out: str | Path, recipe: Recipe | None = None
     recipe, out = recipe or Recipe(), Path(out)
     _claim(out, recipe)
     train, val = load_tiny20(data, "train"), load_tiny20(data, "val")
-    batches = EpochBatches(len(train.labels), recipe)
-    train_loader = DataLoader(AugmentedPictures(train, recipe), batch_sampler=batches)
+    order = EpochOrder(len(train.labels), recipe.seed)
+    train_loader = DataLoader(AugmentedPictures(train, recipe), recipe.batch_size, sampler=order, drop_last=True)
     val_loader = DataLoader(TensorDataset(normalise(val.pictures), val.labels), batch_size=250)
 
     module = Tiny20Training(recipe)

@@ -1,0 +1,163 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from headwater.errors import HeadwaterError, InputError
+
+app = typer.Typer(
+    name="headwater",
+    help="Which pixels a residual network used, with an account that adds up.",
+    epilog="--debug, anywhere: show the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Run the command line; errors of our own are one line and status 1."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(arguments, standalone_mode=True)
+    except HeadwaterError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        sys.exit(130)
+
+
+def _complain(message: str) -> None:
+    print(f"headwater: error: {message}", file=sys.stderr)
+
+
+@app.command()
+def explain(
+    pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files.")],
+    model: Annotated[str | None, typer.Option(help="Name or checkpoint file; ResNet-50 if not given.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
+    weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
+    method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
+    target: Annotated[str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("maps"),
+    quantize: Annotated[int | None, typer.Option(help="Levels of heat quantization of the drawn maps.", min=2)] = None,
+    colormap: Annotated[str | None, typer.Option(help="Any of matplotlib's; jet matches the papers.")] = None,
+    sign: Annotated[str, typer.Option(help="auto, positive, absolute or signed.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; cuda where there is one.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 8,
+) -> None:
+    """Explain pictures: overlay, figure, raw map and JSON for each."""
+    from headwater.models import load_model
+    from headwater.picture_explanation import default_model, explain_files
+    from headwater.report.pictures import Style
+
+    style = Style(colormap, sign)  # type: ignore[arg-type]
+    network = default_model() if model is None else load_model(model, weights, arch)
+    network = network.to(_device(device))
+    results = explain_files(pictures, network, method, target, quantize, batch_size=batch_size)
+    stems, failed = _stems(pictures, method), 0
+    columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(pictures))
+        for path, stem, e in zip(pictures, stems, results, strict=True):
+            progress.advance(task)
+            if isinstance(e, HeadwaterError):
+                failed += 1
+                _complain(str(e))
+                continue
+            overlay = e.save(out, stem, style)[0]
+            account = e.conservation
+            conserved = "" if account is None else f"; relevance conserved to {account.error.item():.1e} of {account.seed.item():.4f}"
+            progress.console.print(
+                f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} ({e.card.name}){conserved} -> {overlay}",
+                markup=False,
+            )
+    if failed:
+        _complain(f"{failed} of {len(pictures)} pictures could not be explained; the others are in {out}")
+        raise typer.Exit(1)
+
+
+def _stems(pictures: list[Path], method: str) -> list[str]:
+    """A name for each picture's results; pictures of one name in several folders are numbered."""
+    seen: Counter[str] = Counter()
+    stems = []
+    for path in pictures:
+        seen[path.stem] += 1
+        number = f"-{seen[path.stem]}" if seen[path.stem] > 1 else ""
+        stems.append(f"{path.stem}{number}.{method}")
+    return stems
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=chosen)
+    except Exception as error:  # torch raises a different type for each backend that is missing
+        raise InputError(f"device {chosen!r} is not available here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="tiny20: the bundled network.")],
+    data: Annotated[Path, typer.Option(help="Folder with the pictures.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an unfinished run in it goes on.")],
+    epochs: Annotated[int | None, typer.Option(help="Shorter or longer than the recipe says.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+) -> None:
+    """Train a network by a committed recipe."""
+    if recipe != "tiny20":
+        raise InputError(f"no recipe is called {recipe!r}; there is tiny20")
+    try:
+        from headwater.training.tiny20 import Recipe, train_tiny20
+    except ImportError as error:
+        from headwater.errors import MissingDependencyError
+
+        raise MissingDependencyError(f"training needs {error.name}: pip install 'headwater[train]'") from error
+    chosen = Recipe(seed=seed) if epochs is None else Recipe(seed=seed, epochs=epochs)
+    trained = train_tiny20(data, out, chosen, progress_bar=console.is_terminal)
+    console.print(f"validation accuracy {trained.accuracy:.1%} -> {trained.weights}", markup=False)
+
+
+@app.command()
+def models() -> None:
+    """List the models."""
+    from headwater.models import list_models
+
+    for name in list_models():
+        console.print(name, markup=False)
+    print("also: timm:NAME (needs timm), and checkpoint files with --arch", file=sys.stderr)
+
+
+@app.command()
+def methods() -> None:
+    """List the explanation methods, with what each does."""
+    from headwater.composites import list_composites, load_composite
+    from headwater.methods import list_methods
+
+    table = Table("method", "kind", "splitting at joins", box=None)
+    for name in list_methods():
+        composite = load_composite(name) if name in list_composites() else None
+        table.add_row(name, "LRP" if composite else "", str(composite.splitting) if composite else "")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Every explanation method under one convention: ``method(x, target=None)`` returns an ``Explanation``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from torch import nn
+
+from headwater.composites import list_composites
+from headwater.errors import InputError
+from headwater.explanation import Explanation
+from headwater.lrp import LRP
+
+Method = Callable[..., Explanation]
+"""``method(x, target=None)``: pictures ``(N, C, H, W)``; the predicted class where no target is given."""
+
+_METHODS: dict[str, Callable[[nn.Module], Method]] = {}
+
+
+def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:
+    """Make a method known by name: ``make(model)`` returns it for a model."""
+    _METHODS[name] = make
+
+
+def list_methods() -> list[str]:
+    """Names that :func:`load_method` takes.
+
+    >>> "otsuki2024" in list_methods()
+    True
+    """
+    return sorted({*_METHODS, *list_composites()})
+
+
+def load_method(name: str, model: nn.Module) -> Method:
+    """The method of that name for ``model``; every composite is one.
+
+    Raises:
+        InputError: no method has that name.
+
+    >>> import torch, headwater as hw
+    >>> method = load_method("otsuki2024-ii", hw.load_model("tiny20"))
+    >>> method(torch.zeros(1, 3, 64, 64)).heatmap.shape
+    torch.Size([1, 64, 64])
+    """
+    if name in _METHODS:
+        return _METHODS[name](model)
+    if name in list_composites():
+        return LRP(model, name)
+    near = get_close_matches(name, list_methods(), n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(list_methods())}"
+    raise InputError(f"no method is called {name!r}; {hint}")
+
+
+__all__ = ["Method", "list_methods", "load_method", "register_method"]

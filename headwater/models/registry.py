@@ -1,0 +1,273 @@
+"""Models by name, with their weights, preprocessing and class names."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from headwater.data.preprocessing import Preprocessing
+from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
+from headwater.models import tiny20
+
+_FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+_NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given up
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What belongs to a model besides its weights.
+
+    Attributes:
+        name: the name it was loaded by.
+        weights: where the weights come from.
+        preprocessing: from a picture to the network's input.
+        classes: class names in the order of the logits; ``None`` where they are not known.
+    """
+
+    name: str
+    weights: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None
+
+    def class_name(self, index: int) -> str:
+        """Name of a class, or its number where names are not known."""
+        return self.classes[index] if self.classes is not None and index < len(self.classes) else f"class {index}"
+
+    def class_index(self, name: str | int) -> int:
+        """Index of a class given by its number or its name (case does not matter).
+
+        Raises:
+            InputError: no class, or more than one, has that name; the nearest names are suggested.
+        """
+        text = str(name).strip()
+        if text.lstrip("-").isdigit():
+            return int(text)
+        if self.classes is None:
+            raise InputError(f"class names of {self.name} are not known; give the class by its number, not {text!r}")
+        lowered = [c.lower() for c in self.classes]
+        found = [index for index, c in enumerate(lowered) if c == text.lower()]
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            raise InputError(f"{self.name} has {len(found)} classes called {text!r}: {found}; give the number")
+        near = get_close_matches(text.lower(), lowered, n=5, cutoff=0.5)
+        near += [c for c in lowered if text.lower() in c and c not in near][: 5 - len(near)]
+        hint = f"; did you mean {', '.join(self.classes[lowered.index(c)] for c in near)}?" if near else ""
+        raise InputError(f"{self.name} has no class {text!r}{hint}")
+
+
+def list_models() -> list[str]:
+    """Names that :func:`load_model` takes, besides ``timm:NAME`` and checkpoint files.
+
+    >>> {"tiny20", "resnet50", "resnext50_32x4d", "wide_resnet50_2"} <= set(list_models())
+    True
+    """
+    names = torchvision.models.list_models(module=torchvision.models)
+    return ["tiny20", *(name for name in names if _FAMILIES.fullmatch(name))]
+
+
+def card_of(model: nn.Module) -> ModelCard | None:
+    """The card of a model that :func:`load_model` returned; ``None`` for others."""
+    card = getattr(model, "card", None)
+    return card if isinstance(card, ModelCard) else None
+
+
+def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = None, progress: bool = True) -> nn.Module:
+    """Load a classifier, in eval mode; its :class:`ModelCard` is its attribute ``card``.
+
+    Args:
+        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), or a checkpoint file
+            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``).
+        weights: a member of torchvision's weights enum (``"DEFAULT"``, ``"IMAGENET1K_V1"``, ...), or ``"none"`` for
+            random weights.
+        arch: for a checkpoint file, the name of its architecture.
+        progress: show a bar while downloading.
+
+    Raises:
+        InputError: no model or weights of that name.
+        DownloadError: the weights are not in torch's cache and cannot be fetched.
+        CheckpointError: the file is missing, unsafe, broken, or does not fit ``arch``.
+        MissingDependencyError: ``timm:`` without timm installed.
+
+    >>> model = load_model("tiny20")
+    >>> model.card.classes[5]
+    'tabby'
+    """
+    text = str(name)
+    if text.endswith(_SUFFIXES) or (Path(text).is_file() and text not in list_models()):
+        model, card = _from_file(Path(text), arch)
+    elif arch is not None:
+        raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(_SUFFIXES)})")
+    elif text == "tiny20":
+        model, card = _bundled()
+    elif text.startswith("timm:"):
+        model, card = _from_timm(text.removeprefix("timm:"), weights)
+    else:
+        model, card = _from_torchvision(text, weights, progress)
+    model.card = card  # type: ignore[assignment]
+    return model.eval()
+
+
+def _bundled() -> tuple[nn.Module, ModelCard]:
+    model = tiny20.Tiny20()
+    with resources.as_file(resources.files("headwater.models") / "tiny20.safetensors") as path:
+        model.load_state_dict({name: _as(model, name, tensor) for name, tensor in load_file(path).items()})
+    size = tiny20.SIZE
+    preprocessing = Preprocessing(size, size, tiny20.MEAN, tiny20.STD)
+    return model, ModelCard("tiny20", "bundled with headwater", preprocessing, tiny20.CLASSES)
+
+
+def _as(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
+    """The stored tensor in the dtype that the model has it in (weights are stored in half precision)."""
+    return tensor.to(model.state_dict()[name].dtype)
+
+
+def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Module, ModelCard]:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        near = get_close_matches(name, [*list_models(), *known], n=4)
+        hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+        raise InputError(f"no model is called {name!r}{hint} See headwater models, or give a checkpoint file with arch=")
+    enum = torchvision.models.get_model_weights(name)
+    if weights.lower() == "none":
+        model, card = torchvision.models.get_model(name, weights=None), ModelCard(name, "random", Preprocessing(256, 224))
+        return model, card
+    if weights not in enum.__members__:
+        raise InputError(f"{name} has no weights {weights!r}; there are {', '.join(enum.__members__)} and none")
+    chosen = enum[weights]
+    model = torchvision.models.get_model(name, weights=None, **_building(chosen))
+    with _patience():
+        try:
+            state = chosen.get_state_dict(progress=progress, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            place = Path(torch.hub.get_dir()) / "checkpoints" / Path(chosen.url).name
+            raise DownloadError(
+                f"the weights {chosen} are not in the cache and could not be downloaded ({error}). "
+                f"Fetch {chosen.url} on a connected machine and put it at {place}, or use the bundled model: tiny20"
+            ) from error
+    model.load_state_dict(state)
+    preset = chosen.transforms()
+    preprocessing = Preprocessing(
+        preset.resize_size[0], preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    )
+    return model, ModelCard(name, str(chosen), preprocessing, tuple(chosen.meta["categories"]))
+
+
+def _building(weights: Any) -> dict[str, Any]:
+    """Settings of the network that go with its trained weights."""
+    return {"num_classes": len(weights.meta["categories"])}
+
+
+def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependencyError(f"timm:{name} needs timm: pip install 'headwater[timm]'") from error
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+        raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    pretrained = weights.lower() != "none"
+    with _patience():
+        try:
+            model = timm.create_model(name, pretrained=pretrained)
+        except (OSError, RuntimeError) as error:
+            raise DownloadError(f"the weights of timm:{name} could not be had ({error})") from error
+    config: Mapping[str, Any] = timm.data.resolve_model_data_config(model)
+    crop = int(config["input_size"][-1])
+    preprocessing = Preprocessing(
+        round(crop / config["crop_pct"]), crop, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
+    )
+    return model, ModelCard(f"timm:{name}", "timm" if pretrained else "random", preprocessing)
+
+
+def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
+    state = read_checkpoint(path)
+    if arch is None:
+        raise InputError(f"{path} holds weights without a network; say which: arch='resnet50', or --arch resnet50")
+    classes = next((len(tensor) for name, tensor in reversed(state.items()) if name.endswith("weight")), 0)
+    if arch == "tiny20":
+        model: nn.Module = tiny20.Tiny20(num_classes=classes)
+        card = ModelCard(str(path), str(path), Preprocessing(tiny20.SIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD))
+        names = tiny20.CLASSES
+    elif arch in torchvision.models.list_models(module=torchvision.models):
+        model = torchvision.models.get_model(arch, weights=None, num_classes=classes)
+        card = ModelCard(str(path), str(path), Preprocessing(256, 224))
+        enum = torchvision.models.get_model_weights(arch)
+        names = tuple(enum["DEFAULT"].meta["categories"])
+    else:
+        raise InputError(f"no architecture is called {arch!r}; see headwater models")
+    expected = model.state_dict()
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in expected]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''} ({len(found)})"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if found
+    ]
+    if problems:
+        raise CheckpointError(f"{path} does not fit {arch}; {'; '.join(problems)}")
+    model.load_state_dict({name: _as(model, name, tensor) for name, tensor in state.items()}, strict=False)
+    if len(names) == classes:
+        card = ModelCard(card.name, card.weights, card.preprocessing, names)
+    return model, card
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, without running any code that the file may hold.
+
+    Raises:
+        CheckpointError: the file is missing, broken, holds no state dict, or needs code to be run.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
+    except Exception as error:  # broken archives raise anything from EOFError to RuntimeError
+        raise CheckpointError(
+            f"{path} was refused: it is broken or holds more than tensors, and code in a checkpoint is never run "
+            f"({type(error).__name__}). Save model.state_dict(), or convert to safetensors."
+        ) from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        raise CheckpointError(f"{path} holds no state dict (names with tensors)")
+    for prefix in ("module.", "model.", "network."):
+        if all(name.startswith(prefix) for name in content):
+            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    return dict(content)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Give a silent network a limit; the hub's loader sets none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

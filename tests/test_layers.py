@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from headwater.errors import UnsupportedOperationError
+from headwater.graph import trace
+from headwater.layers import Linear, layer_for
+
+
+def linear_layer(module: nn.Module, x: torch.Tensor) -> Linear:
+    """The layer that stands for a module of one operation, bound to the module's weights."""
+    operation = trace(module, x).operations[-1]
+
+    def lookup(leaf):
+        return dict(module.named_parameters()).get(leaf.name) if hasattr(leaf, "name") else leaf
+
+    layer = layer_for(operation, lookup)
+    assert isinstance(layer, Linear)
+    return layer
+
+
+class Pool(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+CASES = {
+    "1x1": nn.Conv2d(4, 6, 1),
+    "3x3 stride 2": nn.Conv2d(4, 6, 3, stride=2, padding=1),
+    "dilated": nn.Conv2d(4, 6, 3, padding=2, dilation=2),
+    "grouped": nn.Conv2d(4, 6, 3, padding=1, groups=2),
+    "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "asymmetric": nn.Conv2d(4, 6, (1, 5), padding=(0, 2)),
+    "same, even kernel": nn.Conv2d(4, 6, 4, padding="same"),
+    "valid by name": nn.Conv2d(4, 6, 3, padding="valid"),
+    "no overlap at the border": nn.Conv2d(4, 6, 2, stride=3),
+    "average": nn.AvgPool2d(3, 2, 1),
+    "average, ceil": nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+    "global": nn.AdaptiveAvgPool2d(1),
+    "adaptive": nn.AdaptiveAvgPool2d((3, 2)),
+    "mean": Pool(lambda x: x.mean((2, 3))),
+    "mean, kept": Pool(lambda x: x.mean((-1, -2), keepdim=True)),
+    "linear": nn.Linear(9, 5),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_transpose_is_the_adjoint_and_flat_keeps_the_sum(name, layout):
+    module = CASES[name].double()
+    h = torch.randn(2, 4, 7, 9, dtype=torch.float64).contiguous(memory_format=layout)
+    layer = linear_layer(module, h)
+    with torch.no_grad():
+        z = layer.apply(h, layer.weight)
+        r = torch.rand_like(z)
+        back = layer.transpose(r, layer.weight, h)
+        share = layer.flat(r, layer.weight, h)
+        if layer.bias is not None:
+            torch.testing.assert_close(layer.apply(h, layer.weight, layer.bias), module(h))
+        else:
+            torch.testing.assert_close(z, module(h))
+    assert back.shape == share.shape == h.shape
+    torch.testing.assert_close((back * h).sum(), (r * z).sum())
+    torch.testing.assert_close(share.sum(), r.sum())
+    assert (share >= 0).all()
+
+
+def test_flat_gives_every_seen_input_the_same():
+    layer = linear_layer(nn.Conv2d(2, 3, 2), torch.zeros(1, 2, 3, 3))
+    share = layer.flat(torch.tensor([1.0, 2, 5]).view(1, 3, 1, 1).expand(1, 3, 2, 2), layer.weight, torch.zeros(1, 2, 3, 3))
+    # 8 per output, over 2 channels x 4 pixels: each output gives 1 to each input it sees
+    expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(1, 2, 3, 3)
+    torch.testing.assert_close(share, expected)
+
+
+def test_an_operation_without_a_rule_names_itself_its_place_and_the_way_out():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Pool(lambda x: torch.cumsum(x, 1)))
+    operation = trace(model, torch.zeros(1, 3, 4, 4)).operations[-1]
+    with pytest.raises(UnsupportedOperationError, match=r"'cumsum' in module '1'.*register_layer"):
+        layer_for(operation, lambda leaf: leaf)

@@ -1,0 +1,449 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torchvision
+from conftest import TinyResidual, settle
+from torch import nn
+
+import headwater as hw
+from headwater.errors import InputError, TraceError, UnsupportedOperationError
+
+EXACT = ["otsuki2024", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii"]
+FAMILY = [name for name in hw.list_models() if name != "tiny20"]
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """Every residual block of a torchvision network."""
+    return [name for name, module in model.named_modules() if type(module).__name__ in ("BasicBlock", "Bottleneck")]
+
+
+# -- conservation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("composite", EXACT)
+def test_relevance_is_conserved_at_every_cut(tiny, pictures, composite):
+    e = hw.LRP(tiny, composite)(pictures, checkpoints=["", "norm", "block1", "block2", "head"])
+    assert (e.conservation.error < 1e-6).all()
+    for error in e.conservation.checkpoint_errors.values():
+        assert (error < 1e-6).all()
+    torch.testing.assert_close(e.checkpoints[""], e.relevance)
+
+
+@pytest.mark.parametrize("composite", EXACT)
+def test_double_precision_conserves_to_1e_10(tiny, pictures, composite):
+    e = hw.LRP(tiny.double(), composite)(pictures.double(), checkpoints=["block1", "block2"])
+    worst = max(error.max() for error in (e.conservation.error, *e.conservation.checkpoint_errors.values()))
+    assert worst < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", FAMILY)
+@pytest.mark.parametrize("composite", EXACT)
+def test_every_torchvision_resnet_conserves_at_every_block(arch, composite):
+    torch.manual_seed(0)
+    model = settle(torchvision.models.get_model(arch, weights=None))
+    deep = arch in ("resnet101", "resnet152", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2")
+    lrp = hw.LRP(model, composite)
+    for shape in ((1, 3, 224, 224), (2, 3, 197, 233)) if not deep else ((1, 3, 197, 233),):
+        e = lrp(torch.randn(shape), checkpoints=blocks(model))
+        assert (e.conservation.error < 1e-5).all()
+        assert all((error < 1e-5).all() for error in e.conservation.checkpoint_errors.values())
+        assert e.relevance.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("composite", ["otsuki2024", "otsuki2024-i"])
+def test_a_batch_of_eight_conserves(composite):
+    model = settle(torchvision.models.resnet50(weights=None))
+    e = hw.LRP(model, composite)(torch.randn(8, 3, 224, 224), checkpoints=blocks(model))
+    assert all((error < 1e-5).all() for error in e.conservation.checkpoint_errors.values())
+    assert (e.conservation.error < 1e-5).all()
+
+
+@pytest.mark.parametrize("composite", EXACT)
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.0])
+def test_dead_channels_and_constant_pictures_lose_nothing(tiny, composite, value):
+    with torch.no_grad():
+        tiny.norm.weight[:3] = 0
+        tiny.norm.bias[:3] = -1  # channels that are never active
+        tiny.block1.conv1.weight[0] = -tiny.block1.conv1.weight[0].abs()  # a kernel without positive weight
+        tiny.block2.conv2.weight[1] = 0
+    e = hw.LRP(tiny, composite)(torch.full((2, 3, 16, 16), value), checkpoints=["block1", "block2"])
+    assert e.relevance.isfinite().all()
+    assert (e.conservation.error < 1e-6).all()
+    assert all((error < 1e-6).all() for error in e.conservation.checkpoint_errors.values())
+
+
+def test_a_network_that_is_dead_everywhere_still_adds_up(tiny, pictures):
+    with torch.no_grad():
+        for module in tiny.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.zero_()
+                module.bias.fill_(-1)
+    e = hw.LRP(tiny)(pictures)
+    assert e.relevance.isfinite().all()
+    assert (e.conservation.error < 1e-6).all()
+
+
+def test_bfloat16_states_its_error(tiny, pictures):
+    e = hw.LRP(tiny.bfloat16())(pictures.bfloat16())
+    assert e.relevance.dtype == torch.bfloat16
+    assert e.relevance.isfinite().all()
+    assert 0 < e.conservation.error.max() < 0.1
+
+
+@pytest.mark.parametrize("start", ["probability", "logit", "one"])
+def test_start(tiny, pictures, start):
+    e = hw.LRP(tiny)(pictures, target=2, start=start)
+    expected = {"probability": e.logits.softmax(1)[:, 2], "logit": e.logits[:, 2], "one": torch.ones(3)}[start]
+    torch.testing.assert_close(e.relevance.sum((1, 2, 3)), expected)
+    torch.testing.assert_close(e.heatmap, e.relevance.sum(1))
+
+
+# -- equality with closed forms ---------------------------------------------------------------------------------------
+
+
+def test_a_residual_network_of_dense_layers_equals_the_equations_written_out():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.branch, self.head = nn.Conv2d(1, 5, 1), nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            h = self.first(x).flatten(1).relu()
+            return self.head((h + self.branch(h)).relu())
+
+    torch.manual_seed(5)
+    net = Net().double().eval()
+    x = torch.randn(4, 1, 1, 1, dtype=torch.float64)
+    with torch.no_grad():
+        h = net.first(x).flatten(1).relu()
+        m = net.branch(h)
+        joined = (h + m).relu()
+        p = net.head(joined).softmax(1)
+
+        def zplus(a, w, r):
+            z = a[:, None, :] * w.clamp(min=0)[None]
+            share = z / z.sum(2, keepdim=True)
+            equal = torch.full_like(share, 1 / a.shape[1])
+            return (torch.where(z.sum(2, keepdim=True) > 0, share, equal) * r[:, :, None]).sum(1)
+
+        seed = torch.zeros_like(p)
+        seed[:, 1] = p[:, 1]
+        r = zplus(joined, net.head.weight, seed)
+        total = h.abs() + m.abs()
+        to_skip = torch.where(total > 0, r * h.abs() / total, r / 2)
+        at_fork = to_skip + zplus(h, net.branch.weight, r - to_skip)
+    lrp = hw.LRP(net)
+    e = lrp(x, target=1, checkpoints=["branch"])
+    torch.testing.assert_close(e.checkpoints["branch"], at_fork)
+    torch.testing.assert_close(e.relevance.flatten(), at_fork.sum(1))
+
+
+def test_logits_are_the_models_own(tiny, pictures):
+    torch.testing.assert_close(hw.LRP(tiny)(pictures).logits, tiny(pictures), rtol=1e-5, atol=1e-6)
+
+
+def test_doublet2024_is_the_gradient_rule_on_whole_blocks(tiny, pictures):
+    composite = replace(hw.load_composite("doublet2024"), blocks=("TinyBlock",))
+    tiny, pictures = tiny.double(), pictures.double()
+    e = hw.LRP(tiny, composite)(pictures, target=0, checkpoints=["block1", "block2"])
+    h = pictures
+    with torch.no_grad():
+        for name in ("stem", "norm", "relu", "block1"):
+            h = getattr(tiny, name)(h)
+    h.requires_grad_()
+    output = tiny.block2(h)
+    pooled = output.mean((2, 3))
+    weight = tiny.head.weight[0]
+    p = tiny.head(pooled).softmax(1)[:, :1]
+    z = pooled @ weight  # Eq. (2) has no bias
+    at_head = pooled * weight * (p / (z + 1e-6 * z.sign())[:, None])
+    back = at_head[:, :, None, None] / (pooled + torch.where(pooled < 0, -1e-6, 1e-6))[:, :, None, None]
+    at_output = (output * back / output[0, 0].numel()).detach()
+    quotient = (at_output / (output + torch.where(output < 0, -1e-6, 1e-6))).detach()
+    (gradient,) = torch.autograd.grad((output * quotient).sum(), h)
+    torch.testing.assert_close(e.checkpoints["block2"], (h * gradient).detach(), rtol=1e-6, atol=1e-12)
+
+
+# -- batches, determinism ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("composite", [*EXACT, "otsuki2024-published", "otsuki2024-mixture", "doublet2024"])
+def test_pictures_do_not_influence_each_other(tiny, pictures, composite):
+    lrp = hw.LRP(tiny, composite)
+    together = lrp(pictures, target=1).heatmap
+    turned = lrp(pictures.flip(0), target=1).heatmap.flip(0)
+    loud = lrp(torch.cat([pictures[:1], 100 * pictures[1:]]), target=1).heatmap[0]
+    for k in range(3):
+        alone = lrp(pictures[k : k + 1], target=1).heatmap[0]
+        size = alone.abs().max()
+        assert (together[k] - alone).abs().max() <= 1e-6 * size
+        assert (turned[k] - alone).abs().max() <= 1e-6 * size
+    assert (loud - together[0]).abs().max() <= 1e-6 * loud.abs().max()
+
+
+def test_the_same_call_gives_the_same_bits(tiny, pictures):
+    lrp = hw.LRP(tiny)
+    first = lrp(pictures)
+    assert torch.equal(first.relevance, lrp(pictures).relevance)
+    assert torch.equal(first.relevance, hw.LRP(copy.deepcopy(tiny))(pictures).relevance)
+
+
+def test_other_picture_sizes_and_batch_sizes(tiny):
+    lrp = hw.LRP(tiny)
+    for shape in ((1, 3, 16, 16), (4, 3, 16, 16), (2, 3, 9, 31), (1, 3, 16, 16)):
+        e = lrp(torch.randn(shape))
+        assert e.relevance.shape == shape
+        assert (e.conservation.error < 1e-6).all()
+
+
+def test_layout_of_the_picture_does_not_matter(tiny, pictures):
+    lrp = hw.LRP(tiny)
+    last = lrp(pictures.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last.relevance, lrp(pictures).relevance, rtol=0, atol=0)
+
+
+def test_targets(tiny, pictures):
+    lrp = hw.LRP(tiny)
+    predicted = lrp(pictures)
+    assert torch.equal(predicted.target, predicted.logits.argmax(1))
+    mixed = lrp(pictures, target=torch.tensor([0, 3, 1]))
+    for k, c in enumerate((0, 3, 1)):
+        torch.testing.assert_close(mixed.heatmap[k], lrp(pictures, target=c).heatmap[k])
+    assert torch.equal(lrp.attribute(pictures, 3), lrp(pictures, 3).relevance)
+
+
+def test_the_sweep_has_no_data_dependent_python_and_compiles_whole(tiny, pictures):
+    lrp = hw.LRP(tiny)
+    expected = lrp(pictures, target=1)
+    plan = lrp._plan(pictures)
+
+    def sweep(x, seed):
+        _, values, shapes = plan.forward(x)
+        return plan.backward(seed, values, shapes)[0]
+
+    seed = torch.zeros(3, 5)
+    seed[:, 1] = expected.probability
+    with torch.no_grad():
+        compiled = torch.compile(sweep, fullgraph=True, backend="eager")(pictures, seed)
+    torch.testing.assert_close(compiled, expected.relevance)
+
+
+# -- the user's model -------------------------------------------------------------------------------------------------
+
+
+def state(model: nn.Module) -> dict[str, object]:
+    return {
+        "tensors": {k: (v.clone(), v.data_ptr(), v._version) for k, v in model.state_dict(keep_vars=True).items()},
+        "modes": {k: m.training for k, m in model.named_modules()},
+        "hooks": {k: [len(v) for n, v in m.__dict__.items() if "hooks" in n and v] for k, m in model.named_modules()},
+        "grads": {k: (p.requires_grad, None if p.grad is None else p.grad.clone()) for k, p in model.named_parameters()},
+        "attributes": {k: sorted(m.__dict__) for k, m in model.named_modules()},
+    }
+
+
+def assert_same(before: dict, after: dict) -> None:
+    for name, (value, pointer, version) in before["tensors"].items():
+        now, now_pointer, now_version = after["tensors"][name]
+        assert torch.equal(value, now), name
+        assert (pointer, version) == (now_pointer, now_version), name
+    assert {k: before[k] for k in ("modes", "hooks", "attributes")} == {
+        k: after[k] for k in ("modes", "hooks", "attributes")
+    }
+    for name, (flag, grad) in before["grads"].items():
+        now_flag, now_grad = after["grads"][name]
+        assert flag == now_flag
+        assert (grad is None) == (now_grad is None)
+        assert grad is None or torch.equal(grad, now_grad)
+
+
+def prepared(model: nn.Module, pictures: torch.Tensor) -> nn.Module:
+    model.train()
+    model.block2.eval()
+    model.stem.weight.requires_grad_(False)
+    model.head.register_forward_hook(lambda *_: None)
+    model(pictures).sum().backward()
+    return model
+
+
+def test_the_model_is_untouched_and_train_mode_is_explained_as_eval(tiny, pictures):
+    expected = hw.LRP(copy.deepcopy(tiny))(pictures).relevance
+    statistics = copy.deepcopy(tiny.state_dict())
+    model = prepared(tiny, pictures)
+    model.load_state_dict(statistics)
+    before, given = state(model), pictures.clone()
+    assert torch.equal(hw.LRP(model)(pictures, checkpoints=["block1"]).relevance, expected)
+    assert_same(before, state(model))
+    assert torch.equal(given, pictures)
+    assert model.training
+
+
+
+
+def test_the_model_is_untouched_after_an_error_in_the_middle(tiny, pictures):
+    from headwater.rules import Pass
+
+    class Fails(Pass):
+        def __call__(self, *_):
+            raise RuntimeError("in the middle")
+
+    model = prepared(tiny, pictures)
+    before = state(model)
+    composite = replace(hw.load_composite("otsuki2024"), names={"block1.relu": Fails()})
+    with pytest.raises(RuntimeError, match="in the middle"):
+        hw.LRP(model, composite)(pictures)
+    assert torch.is_grad_enabled()
+    assert_same(before, state(model))
+
+
+def test_gradient_mode_and_a_picture_that_requires_grad_are_left_as_they_are(tiny, pictures):
+    x = pictures.clone().requires_grad_()
+    with torch.enable_grad():
+        e = hw.LRP(tiny)(x)
+        assert torch.is_grad_enabled()
+    assert not e.relevance.requires_grad
+    assert x.grad is None
+    (tiny(x).sum() + e.relevance.sum()).backward()  # the result can take part in a user's own graph
+
+
+@pytest.mark.parametrize("how", ["in place", "data", "load", "step"])
+def test_changed_weights_are_noticed(tiny, pictures, how):
+    lrp = hw.LRP(tiny)
+    lrp(pictures)
+    if how == "in place":
+        with torch.no_grad():
+            tiny.block1.conv1.weight.mul_(-1)
+    elif how == "data":
+        tiny.block1.conv1.weight.data.mul_(-1)
+    elif how == "load":
+        tiny.load_state_dict(settle(TinyResidual(), seed=7).state_dict())
+    else:
+        tiny(pictures).logsumexp(1).sum().backward()
+        torch.optim.SGD(tiny.parameters(), lr=0.1).step()
+    assert torch.equal(lrp(pictures).relevance, hw.LRP(tiny)(pictures).relevance)
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def test_checkpoints_are_the_relevance_at_a_modules_input(tiny, pictures):
+    e = hw.LRP(tiny)(pictures, checkpoints=["block1", "block1.conv2", "block2", "head"])
+    assert e.checkpoints["block1"].shape == (3, 6, 16, 12)
+    assert e.checkpoints["block1.conv2"].shape == (3, 12, 8, 6)
+    assert e.checkpoints["head"].shape == (3, 12)
+    # conv2 of the branch sees only the branch's part
+    assert (e.checkpoints["block1.conv2"].sum((1, 2, 3)) < e.probability).all()
+
+
+def test_checkpoints_that_cannot_be_are_clear_errors(tiny, pictures):
+    with pytest.raises(InputError, match=r"no module 'layer9'.*block1"):
+        hw.LRP(tiny)(pictures, checkpoints=["layer9"])
+    composite = replace(hw.load_composite("doublet2024"), blocks=("TinyBlock",))
+    with pytest.raises(InputError, match="inside a block"):
+        hw.LRP(tiny, composite)(pictures, checkpoints=["block1.conv2"])
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(3, 16, 16), r"\(N, C, H, W\).*\(3, 16, 16\)"),
+        (torch.zeros(0, 3, 16, 16), "at least one picture"),
+        (torch.zeros(1, 4, 16, 16), "3 channels, got 4"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "floating point"),
+        (torch.full((1, 3, 16, 16), float("nan")), "NaN or infinity"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.float64), "the pictures are torch.float64"),
+        ([1, 2], "got list"),
+    ],
+)
+def test_bad_pictures(tiny, x, message):
+    with pytest.raises(InputError, match=message):
+        hw.LRP(tiny)(x)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (5, "classes 0 to 4"),
+        (-1, "classes 0 to 4"),
+        (torch.tensor([0, 1]), "one a picture"),
+        (torch.tensor([0.5, 1, 2]), "integers"),
+        ("cat", "got str"),
+        (True, "got bool"),
+    ],
+)
+def test_bad_targets(tiny, pictures, target, message):
+    with pytest.raises(InputError, match=message):
+        hw.LRP(tiny)(pictures, target=target)
+
+
+def test_other_bad_arguments(tiny, pictures):
+    with pytest.raises(InputError, match="start must be one of"):
+        hw.LRP(tiny)(pictures, start="two")
+    with pytest.raises(InputError, match=r"torch\.nn\.Module"):
+        hw.LRP("resnet50")
+    with pytest.raises(InputError, match="no composite"):
+        hw.LRP(tiny, "nothing")
+    with pytest.raises(InputError, match="name or a Composite"):
+        hw.LRP(tiny, 3)
+
+
+def test_weights_that_are_not_finite(tiny, pictures):
+    with torch.no_grad():
+        tiny.block1.conv1.weight[0, 0] = float("inf")
+    with pytest.raises(InputError, match=r"'block1\.conv1\.weight' holds NaN or infinity"):
+        hw.LRP(tiny)(pictures)
+
+
+def test_networks_that_do_not_return_logits(pictures):
+    with pytest.raises(TraceError, match=r"logits \(N, K\)"):
+        hw.LRP(nn.Conv2d(3, 2, 1))(pictures)
+
+
+def test_an_unknown_operation_is_named(pictures):
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.cumsum(x, 1).flatten(1)
+
+    with pytest.raises(UnsupportedOperationError, match="'cumsum'"):
+        hw.LRP(Net())(pictures)
+
+
+def test_a_layer_that_was_removed_is_named(tiny, pictures):
+    lrp = hw.LRP(tiny)
+    lrp(pictures)
+    del tiny.block2
+    with pytest.raises(InputError, match=r"no longer has 'block2"):
+        lrp(pictures)
+
+
+def test_a_users_own_layer_by_registration(pictures):
+    from headwater import layers
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return torch.special.entr(x.sigmoid()).flatten(1)
+
+    layers.register_layer(layers.Elementwise, "special_entr", "sigmoid")
+    try:
+        e = hw.LRP(Net())(pictures)
+        assert (e.conservation.error < 1e-6).all()
+    finally:
+        del layers._LAYERS["special_entr"], layers._LAYERS["sigmoid"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_cpu(tiny, pictures):
+    expected = hw.LRP(tiny)(pictures)
+    e = hw.LRP(tiny.cuda())(pictures.cuda())
+    assert e.relevance.is_cuda
+    assert (e.conservation.error < 1e-5).all()
+    torch.testing.assert_close(e.relevance.cpu(), expected.relevance, rtol=1e-3, atol=1e-6)
+    assert torch.equal(e.relevance, hw.LRP(tiny)(pictures.cuda()).relevance)
