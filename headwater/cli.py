@@ -53,7 +53,9 @@ def explain(
     arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
     weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
     method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
-    target: Annotated[str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("maps"),
     quantize: Annotated[int | None, typer.Option(help="Levels of heat quantization of the drawn maps.", min=2)] = None,
     colormap: Annotated[str | None, typer.Option(help="Any of matplotlib's; jet matches the papers.")] = None,
@@ -82,9 +84,14 @@ def explain(
                 continue
             overlay = e.save(out, stem, style)[0]
             account = e.conservation
-            conserved = "" if account is None else f"; relevance conserved to {account.error.item():.1e} of {account.seed.item():.4f}"
+            conserved = (
+                ""
+                if account is None
+                else f"; relevance conserved to {account.error.item():.1e} of {account.seed.item():.4f}"
+            )
             progress.console.print(
-                f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} ({e.card.name}){conserved} -> {overlay}",
+                f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} "
+                f"({e.card.name}){conserved} -> {overlay}",
                 markup=False,
             )
     if failed:

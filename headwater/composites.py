@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from headwater.errors import InputError
 from headwater.graph import Graph, Operation
-from headwater.layers import Average, Elementwise, Join, Layer, Linear, MaxPool, Rearrange
+from headwater.layers import Average, Join, Layer, Linear, MaxPool, Rearrange
 from headwater.rules import Epsilon, Follow, Gradient, MeanPool, Pass, Rule, Split, WinnerTakesAll, WPlus, ZPlus
 from headwater.splitting import Ratio, Splitting, Symmetric
 
@@ -150,7 +150,8 @@ class _Shape:
         return keeps and len(operation.inputs) >= min(tensors, 2) and self.nonnegative.issuperset(operation.inputs)
 
     def _last(self, graph: Graph, layers: Sequence[Layer]) -> set[str]:
-        last, before_linear = set(), set()
+        last: set[str] = set()
+        before_linear: set[str] = set()
         for layer in reversed(layers):
             operation = layer.operation
             parametrised = isinstance(layer, Linear) and not isinstance(layer, Average)

@@ -106,7 +106,9 @@ class Graph:
         users: dict[str, list[Operation]] = {self.input: []}
         for operation in self.operations:
             users[operation.name] = []
-            for name in {leaf.name: None for leaf in leaves((operation.args, operation.kwargs)) if isinstance(leaf, Value)}:
+            for name in {
+                leaf.name: None for leaf in leaves((operation.args, operation.kwargs)) if isinstance(leaf, Value)
+            }:
                 users[name].append(operation)
         return users
 
@@ -268,7 +270,7 @@ def _functional(target: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
 
 def _mutates_a_view(node: torch.fx.Node) -> bool:
     """Whether ``node`` writes into a tensor that shares memory with another one that is used afterwards."""
-    if node.op != "call_function" or not _functional(node.target)[1]:
+    if not callable(node.target) or not _functional(node.target)[1]:
         return False
     written = node.args[0]
     if not isinstance(written, torch.fx.Node):

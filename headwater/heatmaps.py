@@ -13,12 +13,17 @@ Variant = Literal["published", "equation"]
 
 
 def heat_quantization(heatmap: Tensor, levels: int = 8, variant: Variant = "published") -> Tensor:
-    r"""Reduce each map to a few values. (Otsuki et al. 2024, Eq. 8.)
+    r"""Reduce each map to a few values.
+
+    Source: Otsuki et al. 2024, Eq. 8.
 
     ``"published"`` is what the authors' code does: ``levels`` values evenly from the smallest to the largest, both
     included, and each pixel falls to the value below it. ``"equation"`` is the printed formula,
 
-    .. math:: \alpha = \alpha_{\min} + \left\lfloor \frac{\alpha_R - \alpha_{\min}}{(\alpha_{\max} - \alpha_{\min}) / Q} \right\rfloor Q,
+    .. math::
+
+        \alpha = \alpha_{\min} + \left\lfloor
+            \frac{\alpha_R - \alpha_{\min}}{(\alpha_{\max} - \alpha_{\min}) / Q} \right\rfloor Q,
 
     whose factor Q makes large numbers; only their order matters to the measures. The largest pixel alone is in a bin
     of its own. A constant map comes back unchanged in both.

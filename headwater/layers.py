@@ -53,6 +53,33 @@ class Elementwise(Layer):
     category = "elementwise"
 
 
+class Activation(Elementwise):
+    """A ReLU, which may be run in place where nothing else needs its input."""
+
+    def run_inplace(self, h: Tensor) -> Tensor:
+        return torch.relu_(h)
+
+
+class BatchNorm(Elementwise):
+    """Batch normalisation by stored statistics: a scale and a shift of each channel."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        if self.argument(5, "training"):
+            raise UnsupportedOperationError(
+                f"batch normalisation {operation.module!r} keeps no running statistics, so pictures in a batch change "
+                "each other's results; give it track_running_stats=True"
+            )
+
+    def run_inplace(self, h: Tensor) -> Tensor:
+        gain, offset, mean, variance = (self.lookup(leaf) for leaf in self.operation.args[1:5])
+        scale = torch.rsqrt(variance + self.argument(7, "eps"))
+        scale = scale if gain is None else scale * gain
+        shift = -mean * scale if offset is None else offset - mean * scale
+        channels = (-1, *[1] * (h.ndim - 2))
+        return torch.addcmul(shift.view(channels), h, scale.view(channels), out=h)
+
+
 class Block(Layer):
     """All operations of one module call taken as one layer, for block-level rules such as ``Gradient``."""
 
@@ -271,7 +298,7 @@ _LAYERS: dict[str, LayerFactory] = {}
 
 
 def register_layer(factory: LayerFactory, *kinds: str) -> None:
-    """Let ``factory(operation, lookup)`` stand for the ATen operations named ``kinds`` (``"conv2d"``, ``"relu"``, ...)."""
+    """Let ``factory(operation, lookup)`` stand for ATen operations of these names (``"conv2d"``, ``"relu"``, ...)."""
     for kind in kinds:
         _LAYERS[kind] = factory
 
@@ -283,10 +310,12 @@ register_layer(AdaptiveAveragePool, "adaptive_avg_pool2d")
 register_layer(Mean, "mean")
 register_layer(MaxPool, "max_pool2d")
 register_layer(Join, "add", "sub")
+register_layer(Activation, "relu")
+register_layer(BatchNorm, "batch_norm")
 register_layer(
     Elementwise,
-    *("relu", "relu6", "hardtanh", "leaky_relu", "elu", "silu", "hardswish", "gelu", "mish", "tanh", "softplus"),
-    *("batch_norm", "dropout", "feature_dropout", "alpha_dropout", "detach", "clone", "contiguous", "to"),
+    *("relu6", "hardtanh", "leaky_relu", "elu", "silu", "hardswish", "gelu", "mish", "tanh", "softplus"),
+    *("dropout", "feature_dropout", "alpha_dropout", "detach", "clone", "contiguous", "to"),
 )
 register_layer(
     Rearrange,

@@ -26,7 +26,7 @@ from headwater.models import ModelCard, card_of, load_model
 from headwater.report.pictures import Style, figure, overlay
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PictureExplanation(Explanation):
     """The explanation of one picture, with the picture; tensors have a batch of one.
 
@@ -40,12 +40,12 @@ class PictureExplanation(Explanation):
         quantized: levels of heat quantization of the drawn maps, or ``None``.
     """
 
-    path: Path = Path()
-    picture: Image.Image = field(default_factory=lambda: Image.new("RGB", (1, 1)), repr=False)
-    box: Box = Box(0, 0, 1, 1)
-    card: ModelCard = ModelCard("", "", Preprocessing(1, 1))
-    method: str = ""
-    predicted: int = 0
+    path: Path
+    picture: Image.Image = field(repr=False)
+    box: Box
+    card: ModelCard
+    method: str
+    predicted: int
     quantized: int | None = None
 
     @property

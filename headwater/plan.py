@@ -12,8 +12,8 @@ from torch import Tensor
 
 from headwater.composites import Composite
 from headwater.errors import InputError
-from headwater.graph import Constant, Graph, Operation, Value, Weight, leaves
-from headwater.layers import Block, Convolution, Layer, Linear, layer_for
+from headwater.graph import Constant, Graph, Operation, Value, Weight
+from headwater.layers import Activation, BatchNorm, Block, Layer, Linear, layer_for
 from headwater.rules import Rule
 from headwater.weights import WeightStore
 
@@ -23,7 +23,6 @@ class Step:
     """One layer with its rule.
 
     Attributes:
-        norm: a batch normalisation that is folded into the layer's convolution on the way forward.
         drops: values that nothing needs any more once this step has run forward.
         forgets: values that no rule needs any more once this step has run backward.
         inplace: the layer may write over its input, which nothing else needs.
@@ -33,7 +32,6 @@ class Step:
     rule: Rule
     inputs: tuple[str, ...]
     output: str
-    norm: Operation | None = None
     drops: tuple[str, ...] = ()
     forgets: tuple[str, ...] = ()
     inplace: bool = False
@@ -49,8 +47,10 @@ class Plan:
         self._plain, main = self._separate(graph)
         self.layers = self._group(main, composite)
         rules = composite.assign(graph, self.layers)
-        self.aliases: dict[str, str] = {}
-        self.steps = self._steps(self.layers, rules)
+        self.steps = [
+            Step(layer, rule, layer.operation.inputs, layer.operation.name)
+            for layer, rule in zip(self.layers, rules, strict=True)
+        ]
         self._schedule()
 
     # -- the sweep ----------------------------------------------------------------------------------------------------
@@ -79,7 +79,9 @@ class Plan:
                 arriving = seed.new_zeros(shapes[step.output])
             if step.output in keep:
                 kept[step.output] = arriving.clone()
-            inputs = [values[name] if step.rule.keeps_inputs else self._blank(shapes[name], seed) for name in step.inputs]
+            inputs = [
+                values[name] if step.rule.keeps_inputs else self._blank(shapes[name], seed) for name in step.inputs
+            ]
             shares = step.rule(step.layer, self._prepared(step), inputs, arriving)
             for name, share in zip(step.inputs, shares, strict=True):
                 if share is not None:
@@ -92,13 +94,9 @@ class Plan:
         return picture, kept
 
     def _run(self, step: Step, inputs: list[Tensor]) -> Tensor:
-        layer = step.layer
-        if step.norm is not None:
-            assert isinstance(layer, Convolution)
-            return layer.apply(inputs[0], *self._folded(layer, step.norm))
-        if step.inplace:
-            return torch.relu_(inputs[0])
-        return layer.run(inputs)
+        if step.inplace and isinstance(step.layer, (Activation, BatchNorm)):
+            return step.layer.run_inplace(inputs[0])
+        return step.layer.run(inputs)
 
     def _prepared(self, step: Step) -> tuple[Tensor | None, ...]:
         layer = step.layer
@@ -109,22 +107,6 @@ class Plan:
             return tuple(w if w is None else channels_last(w) for w in step.rule.prepare(layer.weight, layer.bias))
 
         return self.weights.derived((step.output, step.rule), prepare)
-
-    def _folded(self, layer: Convolution, norm: Operation) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution with the batch normalisation after it."""
-
-        def fold() -> tuple[Tensor, Tensor]:
-            gain, shift, mean, variance = (self._lookup(leaf) for leaf in norm.args[1:5])
-            scale = torch.rsqrt(variance + norm.args[7])
-            scale = scale if gain is None else scale * gain
-            weight, bias = layer.weight, layer.bias
-            assert weight is not None
-            shift = torch.zeros_like(mean) if shift is None else shift
-            offset = -mean if bias is None else bias - mean
-            folded = weight * scale.view(-1, *[1] * (weight.ndim - 1))
-            return channels_last(folded), shift + offset * scale
-
-        return self.weights.derived(("fold", norm.name), fold)
 
     @staticmethod
     def _blank(shape: torch.Size, like: Tensor) -> Tensor:
@@ -157,7 +139,7 @@ class Plan:
             self._constants[operation.name] = operation.target(*args, **kwargs)
         del self._constants[self.graph.input]
 
-    # -- making the steps -----------------------------------------------------------------------------------------------
+    # -- making the steps ---------------------------------------------------------------------------------------------
 
     def _group(self, operations: list[Operation], composite: Composite) -> list[Layer]:
         """One layer an operation, or one for all operations of a module that the composite takes as a block."""
@@ -184,30 +166,6 @@ class Plan:
             index = end
         return layers
 
-    def _steps(self, layers: list[Layer], rules: list[Rule]) -> list[Step]:
-        users: dict[str, int] = {self.graph.output: 1}
-        for layer in layers:
-            for name in layer.operation.inputs:
-                users[name] = users.get(name, 0) + 1
-        steps: list[Step] = []
-        for layer, rule in zip(layers, rules, strict=True):
-            operation = layer.operation
-            before = steps[-1] if steps else None
-            if (
-                before is not None
-                and operation.kind == "batch_norm"
-                and isinstance(before.layer, Convolution)
-                and before.norm is None
-                and operation.inputs == (before.output,)
-                and users[before.output] == 1
-                and not rule.keeps_inputs
-            ):
-                self.aliases[before.output] = operation.name
-                before.norm, before.output = operation, operation.name
-                continue
-            steps.append(Step(layer, rule, operation.inputs, operation.name))
-        return steps
-
     def _schedule(self) -> None:
         """When to let go of each value."""
         last_use = {name: step for step in self.steps for name in step.inputs}
@@ -215,16 +173,22 @@ class Plan:
         for step in reversed(self.steps):
             if step.rule.keeps_inputs:
                 keeper.update(dict.fromkeys(step.inputs, step))
-        fresh = {
-            step.output for step in self.steps if isinstance(step.layer, Linear) or step.layer.operation.kind == "add"
+        fresh = {  # values in memory of their own
+            step.output
+            for step in self.steps
+            if isinstance(step.layer, (Linear, BatchNorm)) or step.layer.operation.kind == "add"
         }
         for step in self.steps:
             going = [name for name in dict.fromkeys(step.inputs) if last_use[name] is step and name not in keeper]
             step.drops = tuple(going)
             step.forgets = tuple(name for name, last in keeper.items() if last is step)
-            step.inplace = step.layer.operation.kind == "relu" and going == list(step.inputs) and step.inputs[0] in fresh
+            step.inplace = (
+                isinstance(step.layer, (Activation, BatchNorm))
+                and going == list(step.inputs)
+                and step.inputs[0] in fresh
+            )
 
-    # -- places -----------------------------------------------------------------------------------------------------------
+    # -- places -------------------------------------------------------------------------------------------------------
 
     def input_of(self, module: str) -> str:
         """The value that enters ``module``, at its first call.
@@ -236,19 +200,23 @@ class Plan:
             return self.graph.input
         keys = [c.key for operation in self.graph.operations for c in operation.calls if c.path == module]
         if not keys:
-            raise InputError(f"no module {module!r} takes part in the network's forward; its operations come from {self._modules()}")
+            raise InputError(
+                f"no module {module!r} takes part in the network's forward; its operations come from {self._modules()}"
+            )
         inside = [operation for operation in self.graph.operations if any(c.key == keys[0] for c in operation.calls)]
         names = {operation.name for operation in inside}
         entering = list(dict.fromkeys(n for operation in inside for n in operation.inputs if n not in names))
         if len(entering) != 1:
             raise InputError(f"{len(entering)} values enter module {module!r}; a checkpoint needs one")
-        name = self.aliases.get(entering[0], entering[0])
+        (name,) = entering
         if name not in {self.graph.input, *(step.output for step in self.steps)}:
             raise InputError(f"module {module!r} lies inside a block that the composite takes as one layer")
         return name
 
     def _modules(self) -> str:
-        paths = list(dict.fromkeys(c.path.split(".")[0] for operation in self.graph.operations for c in operation.calls))
+        paths = list(
+            dict.fromkeys(c.path.split(".")[0] for operation in self.graph.operations for c in operation.calls)
+        )
         return ", ".join(paths[:12])
 
 

@@ -81,7 +81,7 @@ class Follow(Rule):
     keeps_inputs = False
 
     def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
-        _, back = torch.func.vjp(lambda *h: layer.run(h), *inputs)
+        back = torch.func.vjp(lambda *h: layer.run(h), *inputs)[1]
         return back(relevance)
 
 
@@ -100,7 +100,9 @@ class LinearRule(Rule):
     def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
         """The pairs (a, w). ``a`` has the shape of ``h``, or batch size 1 where it is the same for all pictures."""
 
-    def __call__(self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         (h,) = inputs
         return [hand_on(layer, self.terms(h, weights), relevance, h, self.eps, self.fallback)]
 
@@ -114,7 +116,7 @@ def hand_on(
     fallback: bool = True,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Relevance of an input shaped as ``like``, by the contributions that ``terms`` make. (Eq. 2 with chosen terms.)"""
+    """Relevance of an input shaped as ``like``, by the contributions that ``terms`` make, as in Eq. 2."""
     z = layer.apply(*terms[0], bias)
     for a, w in terms[1:]:
         z = z + layer.apply(a, w)
@@ -133,7 +135,9 @@ def hand_on(
 
 @dataclass(frozen=True)
 class ZPlus(LinearRule):
-    r"""z+ rule: positive contributions alone, bias left out. (Montavon et al. 2017; Otsuki et al. 2024, Eq. 2.)
+    r"""z+ rule: positive contributions alone, bias left out.
+
+    Source: Montavon et al. 2017; Otsuki et al. 2024, Eq. 2.
 
     .. math:: z_{ij} = h_i^+ w_{ij}^+ + h_i^- w_{ij}^-
 
@@ -186,7 +190,10 @@ class WPlus(LinearRule):
 
 @dataclass(frozen=True)
 class Flat(LinearRule):
-    r"""Flat rule: every input that an output sees gets the same, :math:`z_{ij} = 1`. (Bach et al. 2015; Lapuschkin et al. 2019.)"""
+    r"""Flat rule: every input that an output sees gets the same, :math:`z_{ij} = 1`.
+
+    Source: Bach et al. 2015; Lapuschkin et al. 2019.
+    """
 
     keeps_inputs = False
     eps: float = 0.0
@@ -201,7 +208,10 @@ class Flat(LinearRule):
 
 @dataclass(frozen=True)
 class WSquare(LinearRule):
-    r"""w² rule: by squared weights, :math:`z_{ij} = w_{ij}^2`, whatever the input. (Montavon et al. 2017.)"""
+    r"""w² rule: by squared weights, :math:`z_{ij} = w_{ij}^2`, whatever the input.
+
+    Source: Montavon et al. 2017.
+    """
 
     keeps_inputs = False
     eps: float = 0.0
@@ -216,7 +226,9 @@ class WSquare(LinearRule):
 
 @dataclass(frozen=True)
 class ZBox(LinearRule):
-    r"""zB rule for inputs between ``low`` and ``high``: :math:`z_{ij} = h_i w_{ij} - l_i w_{ij}^+ - u_i w_{ij}^-`. (Montavon et al. 2017.)
+    r"""zB rule for inputs between ``low`` and ``high``: :math:`z_{ij} = h_i w_{ij} - l_i w_{ij}^+ - u_i w_{ij}^-`.
+
+    Source: Montavon et al. 2017.
 
     Args:
         low: smallest value an input can take, a number or one a channel; in normalised space for a normalised picture.
@@ -246,7 +258,9 @@ class ZBox(LinearRule):
 
 @dataclass(frozen=True)
 class Epsilon(Rule):
-    r"""Epsilon rule: contributions as they are, :math:`z_{ij} = h_i w_{ij}`, stabilised. (Bach et al. 2015.)
+    r"""Epsilon rule: contributions as they are, :math:`z_{ij} = h_i w_{ij}`, stabilised.
+
+    Source: Bach et al. 2015.
 
     Args:
         eps: added to each denominator with its sign.
@@ -261,7 +275,9 @@ class Epsilon(Rule):
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
         return (weight, bias if self.bias else None)
 
-    def __call__(self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         (h,) = inputs
         fallback = self.fallback and weights[1] is None
         return [hand_on(layer, [(h, weights[0])], relevance, h, self.eps, fallback, weights[1])]
@@ -269,7 +285,9 @@ class Epsilon(Rule):
 
 @dataclass(frozen=True)
 class Gamma(LinearRule):
-    r"""Gamma rule: positive contributions count more, :math:`z_{ij} = h_i w_{ij} + \gamma (h_i w_{ij})^+`. (Montavon et al. 2019.)
+    r"""Gamma rule: positive contributions count more, :math:`z_{ij} = h_i w_{ij} + \gamma (h_i w_{ij})^+`.
+
+    Source: Montavon et al. 2019.
 
     Args:
         gamma: 0 is the epsilon rule; the larger, the closer to z+.
@@ -294,9 +312,14 @@ class Gamma(LinearRule):
 
 @dataclass(frozen=True)
 class AlphaBeta(Rule):
-    r"""Alpha-beta rule: positive and negative contributions apart. (Bach et al. 2015.)
+    r"""Alpha-beta rule: positive and negative contributions apart.
 
-    .. math:: R_i = \sum_j \Big(\alpha \frac{z_{ij}^+}{\sum_{i'} z_{i'j}^+} - \beta \frac{z_{ij}^-}{\sum_{i'} z_{i'j}^-}\Big) R_j
+    Source: Bach et al. 2015.
+
+    .. math::
+
+        R_i = \sum_j \Big(\alpha \frac{z_{ij}^+}{\sum_{i'} z_{i'j}^+}
+            - \beta \frac{z_{ij}^-}{\sum_{i'} z_{i'j}^-}\Big) R_j
 
     with :math:`\alpha - \beta = 1`; alpha 1, beta 0 is :class:`ZPlus`. What a unit lacking one of the two kinds cannot
     hand on goes by the fallback.
@@ -313,9 +336,12 @@ class AlphaBeta(Rule):
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
         return (None, None) if weight is None else (weight.clamp(min=0), weight.clamp(max=0))
 
-    def __call__(self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         (h,) = inputs
         up, down = h.clamp(min=0), h.clamp(max=0)
+        groups: list[tuple[float, list[tuple[Tensor, Tensor | None]]]]
         if weights[0] is None:
             groups = [(self.alpha, [(up, None)]), (-self.beta, [(down, None)])]
         else:
@@ -339,13 +365,13 @@ class AlphaBeta(Rule):
 class WinnerTakesAll(Rule):
     """Max pooling as the linear projection that picks each window's largest value: that input gets everything."""
 
-    def __call__(self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         (h,) = inputs
         kernel, stride, padding, dilation, ceil = layer.settings
         _, indices = aten.max_pool2d_with_indices(h, kernel, stride, padding, dilation, ceil)
-        return [
-            aten.max_pool2d_with_indices_backward(relevance, h, kernel, stride, padding, dilation, ceil, indices)
-        ]
+        return [aten.max_pool2d_with_indices_backward(relevance, h, kernel, stride, padding, dilation, ceil, indices)]
 
 
 @dataclass(frozen=True)
@@ -354,7 +380,9 @@ class MeanPool(Rule):
 
     eps: float = 1e-5
 
-    def __call__(self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         (h,) = inputs
         stride = layer.settings[1]
         window = [stride, stride] if isinstance(stride, int) else list(stride)
@@ -370,9 +398,14 @@ class MeanPool(Rule):
 
 @dataclass(frozen=True)
 class Gradient(Rule):
-    r"""Gradient rule: gradient times input over output, of one operation or of a whole block. (Doublet et al., Eq. 1.)
+    r"""Gradient rule: gradient times input over output, of one operation or of a whole block.
 
-    .. math:: R(z) = z \odot \frac{\partial}{\partial z} \sum z' \odot \operatorname{stopgrad}\!\Big(\frac{R'}{z' + \epsilon}\Big)
+    Source: Doublet et al., Eq. 1.
+
+    .. math::
+
+        R(z) = z \odot \frac{\partial}{\partial z}
+            \sum z' \odot \operatorname{stopgrad}\Big(\frac{R'}{z' + \epsilon}\Big)
 
     The sign of eps follows z'. The rule does not guarantee conservation.
     """
@@ -380,7 +413,7 @@ class Gradient(Rule):
     eps: float = 1e-6
 
     def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
-        output, back = torch.func.vjp(lambda *h: layer.run(h), *inputs)
+        output, back, *_ = torch.func.vjp(lambda *h: layer.run(h), *inputs)
         gradients = back(relevance / (output + torch.where(output < 0, -self.eps, self.eps)))
         return [h * gradient for h, gradient in zip(inputs, gradients, strict=True)]
 

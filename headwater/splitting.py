@@ -17,7 +17,10 @@ class Splitting(Protocol):
     branches divide the relevance among themselves (the engine sees to that).
     """
 
-    identity_skips: bool
+    @property
+    def identity_skips(self) -> bool:
+        """Whether identity skips take part."""
+        ...
 
     def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
         """Shares of ``relevance``, one for each term; they sum to it.

@@ -108,7 +108,9 @@ def test_a_block_is_one_layer(tiny):
 
 
 def test_printing_shows_every_choice():
-    mine = Composite("mine", {"conv2d": Gamma(0.5)}, names={"a.*": Flat()}, first=WPlus(), last=WSquare(), blocks=("B",))
+    mine = Composite(
+        "mine", {"conv2d": Gamma(0.5)}, names={"a.*": Flat()}, first=WPlus(), last=WSquare(), blocks=("B",)
+    )
     text = str(mine)
     for part in ("mine", "type conv2d", "Gamma(gamma=0.5", "module a.*", "first linear", "last linear", "blocks B"):
         assert part in text

@@ -54,9 +54,9 @@ def test_writes_into_views_are_made_functional():
     weights = {"children_.0.weight": model.children_[0].weight, "children_.0.bias": model.children_[0].bias}
     for operation in graph.operations:
         args, kwargs = operation.bind(
-            lambda leaf: values[leaf.name]
-            if isinstance(leaf, Value)
-            else weights.get(getattr(leaf, "name", None), leaf)
+            lambda leaf: (
+                values[leaf.name] if isinstance(leaf, Value) else weights.get(getattr(leaf, "name", None), leaf)
+            )
         )
         values[operation.name] = operation.target(*args, **kwargs)
     torch.testing.assert_close(values[graph.output], model(values["x"]))

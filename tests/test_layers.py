@@ -73,7 +73,9 @@ def test_transpose_is_the_adjoint_and_flat_keeps_the_sum(name, layout):
 
 def test_flat_gives_every_seen_input_the_same():
     layer = linear_layer(nn.Conv2d(2, 3, 2), torch.zeros(1, 2, 3, 3))
-    share = layer.flat(torch.tensor([1.0, 2, 5]).view(1, 3, 1, 1).expand(1, 3, 2, 2), layer.weight, torch.zeros(1, 2, 3, 3))
+    share = layer.flat(
+        torch.tensor([1.0, 2, 5]).view(1, 3, 1, 1).expand(1, 3, 2, 2), layer.weight, torch.zeros(1, 2, 3, 3)
+    )
     # 8 per output, over 2 channels x 4 pixels: each output gives 1 to each input it sees
     expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(1, 2, 3, 3)
     torch.testing.assert_close(share, expected)

@@ -242,7 +242,9 @@ def state(model: nn.Module) -> dict[str, object]:
         "tensors": {k: (v.clone(), v.data_ptr(), v._version) for k, v in model.state_dict(keep_vars=True).items()},
         "modes": {k: m.training for k, m in model.named_modules()},
         "hooks": {k: [len(v) for n, v in m.__dict__.items() if "hooks" in n and v] for k, m in model.named_modules()},
-        "grads": {k: (p.requires_grad, None if p.grad is None else p.grad.clone()) for k, p in model.named_parameters()},
+        "grads": {
+            k: (p.requires_grad, None if p.grad is None else p.grad.clone()) for k, p in model.named_parameters()
+        },
         "attributes": {k: sorted(m.__dict__) for k, m in model.named_modules()},
     }
 
@@ -281,8 +283,6 @@ def test_the_model_is_untouched_and_train_mode_is_explained_as_eval(tiny, pictur
     assert_same(before, state(model))
     assert torch.equal(given, pictures)
     assert model.training
-
-
 
 
 def test_the_model_is_untouched_after_an_error_in_the_middle(tiny, pictures):

@@ -36,7 +36,8 @@ def open_picture(path: str | Path) -> Image.Image:
                 width, height = picture.size
                 if width * height > MAX_PIXELS:
                     raise PictureError(
-                        f"{path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted; make it smaller first"
+                        f"{path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted; "
+                        "make it smaller first"
                     )
                 picture.load()
                 return _rgb(ImageOps.exif_transpose(picture))
@@ -45,7 +46,9 @@ def open_picture(path: str | Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise PictureError(f"{path} is too large to decode safely ({error})") from error
     except UnidentifiedImageError as error:
-        raise PictureError(f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)") from error
+        raise PictureError(
+            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)"
+        ) from error
     except Exception as error:  # decoders raise whatever they like on broken files
         raise PictureError(f"{path} cannot be read: {error}") from error
 

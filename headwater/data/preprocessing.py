@@ -74,5 +74,7 @@ def to_picture(heatmap: Tensor, box: Box, width: int, height: int) -> np.ndarray
     inside = ((down >= 0) & (down <= 1))[:, None] & ((across >= 0) & (across <= 1))[None, :]
     grid = torch.stack(torch.broadcast_tensors(2 * across[None, :] - 1, 2 * down[:, None] - 1), dim=-1)
     source = heatmap.detach().to("cpu", torch.float32).reshape(1, 1, rows, columns)
-    laid = functional.grid_sample(source, grid[None].float(), mode="bilinear", padding_mode="border", align_corners=False)
+    laid = functional.grid_sample(
+        source, grid[None].float(), mode="bilinear", padding_mode="border", align_corners=False
+    )
     return np.where(inside.numpy(), laid[0, 0].numpy(), np.nan).astype(np.float32)

@@ -37,7 +37,9 @@ def load_tiny20(root: str | Path, split: str) -> PictureSet:
     root = Path(root)
     table = root / "classes.csv"
     if not table.is_file():
-        raise DataError(f"{root}: no classes.csv; expected classes.csv with train.tar and val.tar, or folders train/ val/")
+        raise DataError(
+            f"{root}: no classes.csv; expected classes.csv with train.tar and val.tar, or folders train/ val/"
+        )
     with table.open(newline="") as file:
         index = {row["wnid"]: int(row["index"]) for row in csv.DictReader(file)}
     pictures, labels, names = [], [], []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -141,10 +142,15 @@ def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Modul
     if name not in known:
         near = get_close_matches(name, [*list_models(), *known], n=4)
         hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
-        raise InputError(f"no model is called {name!r}{hint} See headwater models, or give a checkpoint file with arch=")
+        raise InputError(
+            f"no model is called {name!r}{hint} See headwater models, or give a checkpoint file with arch="
+        )
     enum = torchvision.models.get_model_weights(name)
     if weights.lower() == "none":
-        model, card = torchvision.models.get_model(name, weights=None), ModelCard(name, "random", Preprocessing(256, 224))
+        model, card = (
+            torchvision.models.get_model(name, weights=None),
+            ModelCard(name, "random", Preprocessing(256, 224)),
+        )
         return model, card
     if weights not in enum.__members__:
         raise InputError(f"{name} has no weights {weights!r}; there are {', '.join(enum.__members__)} and none")
@@ -198,18 +204,21 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     state = read_checkpoint(path)
     if arch is None:
         raise InputError(f"{path} holds weights without a network; say which: arch='resnet50', or --arch resnet50")
-    classes = next((len(tensor) for name, tensor in reversed(state.items()) if name.endswith("weight")), 0)
     if arch == "tiny20":
-        model: nn.Module = tiny20.Tiny20(num_classes=classes)
-        card = ModelCard(str(path), str(path), Preprocessing(tiny20.SIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD))
+        build: Callable[..., nn.Module] = tiny20.Tiny20
+        preprocessing = Preprocessing(tiny20.SIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
         names = tiny20.CLASSES
     elif arch in torchvision.models.list_models(module=torchvision.models):
-        model = torchvision.models.get_model(arch, weights=None, num_classes=classes)
-        card = ModelCard(str(path), str(path), Preprocessing(256, 224))
-        enum = torchvision.models.get_model_weights(arch)
-        names = tuple(enum["DEFAULT"].meta["categories"])
+        build = partial(torchvision.models.get_model, arch, weights=None)
+        preprocessing = Preprocessing(256, 224)
+        names = tuple(torchvision.models.get_model_weights(arch)["DEFAULT"].meta["categories"])
     else:
         raise InputError(f"no architecture is called {arch!r}; see headwater models")
+    with torch.device("meta"):
+        head = [name for name in build().state_dict() if name.endswith("weight")][-1]
+    classes = len(state[head]) if head in state and state[head].ndim else len(names)
+    model = build(num_classes=classes)
+    card = ModelCard(str(path), str(path), preprocessing, names if len(names) == classes else None)
     expected = model.state_dict()
     missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in expected]
@@ -226,8 +235,6 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     if problems:
         raise CheckpointError(f"{path} does not fit {arch}; {'; '.join(problems)}")
     model.load_state_dict({name: _as(model, name, tensor) for name, tensor in state.items()}, strict=False)
-    if len(names) == classes:
-        card = ModelCard(card.name, card.weights, card.preprocessing, names)
     return model, card
 
 

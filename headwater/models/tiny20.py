@@ -84,7 +84,7 @@ class Tiny20(nn.Module):
 
 
 def _block(channels: int, width: int, stride: int) -> Bottleneck:
-    """A block whose shortcut is projected. It averages before it projects: a strided 1x1 would skip three in four pixels."""
+    """A block whose shortcut is projected, after averaging: a strided 1x1 would not see three in four pixels."""
     out = width * Bottleneck.expansion
     pooling = [nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)] if stride > 1 else []
     projection = nn.Sequential(*pooling, nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))

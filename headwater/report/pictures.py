@@ -40,7 +40,9 @@ class Style:
         if self.sign not in get_args(Sign):
             raise InputError(f"sign must be one of {', '.join(get_args(Sign))}, got {self.sign!r}")
         if self.colormap is not None and self.colormap not in matplotlib.colormaps:
-            raise InputError(f"matplotlib has no colour map {self.colormap!r}; inferno, viridis, jet, RdBu_r, ... are some")
+            raise InputError(
+                f"matplotlib has no colour map {self.colormap!r}; inferno, viridis, jet, RdBu_r, ... are some"
+            )
         if not 0 < self.clip <= 100 or not 0 <= self.opacity <= 1:
             raise InputError(f"clip must be in (0, 100] and opacity in [0, 1], got {self.clip} and {self.opacity}")
 
@@ -89,6 +91,7 @@ def overlay(picture: Image.Image, heatmap: np.ndarray, style: Style | None = Non
     Args:
         picture: RGB, ``(W, H)`` pixels.
         heatmap: ``(H, W)`` in the photo's coordinates, NaN where the network did not look.
+        style: colours.
     """
     style = style or Style()
     photo = np.asarray(picture.convert("RGB"), dtype=np.float64) / 255
@@ -104,7 +107,12 @@ def overlay(picture: Image.Image, heatmap: np.ndarray, style: Style | None = Non
 
 
 def figure(
-    picture: Image.Image, heatmap: np.ndarray, title: str, caption: str = "", style: Style | None = None, width: float = 10
+    picture: Image.Image,
+    heatmap: np.ndarray,
+    title: str,
+    caption: str = "",
+    style: Style | None = None,
+    width: float = 10,
 ) -> bytes:
     """Photo, map with colour bar, and overlay side by side, as PNG.
 
@@ -123,7 +131,9 @@ def figure(
     canvas = Figure(figsize=(width, height), dpi=150)
     FigureCanvasAgg(canvas)
     top, bottom = 1 - 0.38 / height, 0.04 / height
-    axes = [canvas.add_axes((0.005 + k * (panel + 0.08) / width, bottom, panel / width, top - bottom)) for k in range(3)]
+    axes = [
+        canvas.add_axes((0.005 + k * (panel + 0.08) / width, bottom, panel / width, top - bottom)) for k in range(3)
+    ]
     axes[0].imshow(np.asarray(picture), interpolation="none")
     drawn = axes[1].imshow(view.values, norm=view.norm, cmap=view.colormap, interpolation="none")
     axes[1].set_facecolor("0.85")
@@ -136,7 +146,7 @@ def figure(
     extend = ("both" if view.signed else "max") if view.clipped else "neither"
     colorbar = canvas.colorbar(drawn, cax=bar, extend=extend)
     colorbar.set_label("relevance per pixel", fontsize=8)
-    colorbar.formatter.set_powerlimits((-2, 2))
+    bar.ticklabel_format(axis="y", scilimits=(-2, 2))
     bar.tick_params(labelsize=7)
     bar.yaxis.get_offset_text().set_fontsize(7)
     stream = io.BytesIO()

@@ -122,7 +122,7 @@ class Tiny20Training(lightning.LightningModule):
         self.recipe = recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.network = Tiny20(recipe.widths, recipe.depths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network = Tiny20(recipe.widths, recipe.depths).to(memory_format=torch.channels_last)
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> torch.Tensor:
@@ -161,7 +161,9 @@ class PlainProgress(Callback):
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {metrics}", flush=True)
 
 
-def train_tiny20(data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False) -> TrainedModel:
+def train_tiny20(
+    data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False
+) -> TrainedModel:
     """Train the bundled network on the tiny20 pictures below ``data``; resume if ``out`` holds an unfinished run.
 
     Writes ``recipe.json``, checkpoints and logs, and at the end ``tiny20.safetensors`` (half precision, the epoch
@@ -179,7 +181,9 @@ def train_tiny20(data: str | Path, out: str | Path, recipe: Recipe | None = None
 
     module = Tiny20Training(recipe)
     checkpoints = out / "checkpoints"
-    best = ModelCheckpoint(checkpoints, "best", monitor="val_accuracy", mode="max", save_last=True, enable_version_counter=False)
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor="val_accuracy", mode="max", save_last=True, enable_version_counter=False
+    )
     trainer = lightning.Trainer(
         max_epochs=recipe.epochs,
         accelerator="auto",

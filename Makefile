@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer: `make demo` and `make test`.
+# The environment in .venv is made once and reused.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test docs bench clean
+
+demo: .venv/ready
+	$(BIN)/headwater explain examples/tabby.jpg examples/espresso.jpg --model tiny20 --out demo
+
+test: .venv/ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+docs: .venv/ready-dev
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+bench: .venv/ready-dev
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	$(BIN)/python benchmarks/speed.py
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headwater needs Python 3.11 or newer; try: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/ready-dev: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo docs/_build

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headwater.errors import InputError
+from headwater.report import Style, figure, overlay
+from headwater.report.pictures import shown
+
+PHOTO = Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 90, 3), dtype=np.uint8))
+MAP = np.zeros((60, 90), dtype=np.float32)
+MAP[20:30, 40:60] = 1.0
+
+
+def test_overlay_has_the_pictures_size_and_is_colourful_where_relevance_is():
+    laid = np.asarray(overlay(PHOTO, MAP, Style(colormap="jet")), dtype=float)
+    assert laid.shape == (60, 90, 3)
+    spread = laid.max(2) - laid.min(2)
+    assert spread[20:30, 40:60].mean() > 2 * spread[:15].mean()
+
+
+def test_unseen_parts_are_pale():
+    heatmap = MAP.copy()
+    heatmap[:, :10] = np.nan
+    laid = np.asarray(overlay(PHOTO, heatmap), dtype=float)
+    assert laid[:, :10].mean() > laid[:, 10:35].mean() + 30
+
+
+def test_figure_is_a_png_with_three_panels():
+    picture = Image.open(io.BytesIO(figure(PHOTO, MAP, "tabby 90 %", "otsuki2024")))
+    assert picture.format == "PNG"
+    assert picture.width == 1500
+
+
+@pytest.mark.parametrize(
+    ("sign", "signed", "low"),
+    [("auto", True, -2.0), ("signed", True, -2.0), ("positive", False, 0.0), ("absolute", False, 0.0)],
+)
+def test_sign(sign, signed, low):
+    heatmap = np.array([[-2.0, 0.0], [1.0, 2.0]])
+    view = shown(heatmap, Style(sign=sign, clip=100))
+    assert view.signed == signed
+    assert (view.norm.vmin, view.norm.vmax) == (low, 2.0)
+    assert view.values.min() == {"positive": 0, "absolute": 0}.get(sign, -2)
+
+
+def test_a_map_without_negative_relevance_is_not_signed_and_a_constant_map_is_drawn():
+    assert not shown(MAP).signed
+    assert overlay(PHOTO, np.zeros((60, 90))).size == PHOTO.size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"colormap": "nice"}, "no colour map 'nice'"), ({"sign": "up"}, "sign must be"), ({"clip": 0}, "clip must be")],
+)
+def test_bad_style(options, message):
+    with pytest.raises(InputError, match=message):
+        Style(**options)
+
+
+def test_sizes_that_do_not_fit():
+    with pytest.raises(InputError, match="the map is"):
+        overlay(PHOTO, MAP[:10])
