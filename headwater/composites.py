@@ -31,6 +31,7 @@ class Composite:
         splitting: how relevance divides at joins.
         blocks: module paths (patterns) or class names whose operations are taken as one layer, ``block_rule`` for it.
 
+    >>> from dataclasses import replace
     >>> from headwater.rules import Gamma
     >>> mine = replace(load_composite("otsuki2024"), name="mine", names={"layer4.*": Gamma(0.25)})
     >>> mine.names["layer4.*"].gamma

@@ -132,9 +132,9 @@ def explain(
         HeadwaterError: whatever does not fit, in words.
 
     >>> import headwater as hw
-    >>> e = hw.explain("examples/tabby.jpg", model="tiny20")
+    >>> e = hw.explain("examples/espresso.jpg", model="tiny20")
     >>> e.card.class_name(e.predicted)
-    'tabby'
+    'espresso'
     >>> e.overlay().size == e.picture.size
     True
     """

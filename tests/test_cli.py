@@ -30,7 +30,7 @@ def headwater(*arguments: str, **environment: str) -> subprocess.CompletedProces
 def test_explain_writes_pictures_map_and_numbers(tmp_path):
     done = headwater("explain", TABBY, ESPRESSO, "--model", "tiny20", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "tabby" in done.stdout and "espresso" in done.stdout and "conserved" in done.stdout
+    assert "espresso.jpg: espresso" in done.stdout and "conserved" in done.stdout
     result = json.loads((tmp_path / "tabby.otsuki2024.json").read_text())
     assert result["conservation"]["relative_error"] < 1e-5
     assert result["target"] == result["predicted"]

@@ -35,12 +35,14 @@ def test_python_examples(page, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands(page, tmp_path):
-    """``headwater explain`` on the example pictures, as printed; commands that need files of the reader's own are left."""
+    """``headwater explain`` on the example pictures, as printed; those that need the reader's own files are left."""
     for line in "\n".join(fences(page, "")).splitlines():
         if not line.startswith("headwater explain examples/"):
             continue
         command = f"{sys.executable} -m {line} --out {tmp_path}"
-        done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ)
+        done = subprocess.run(
+            command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
+        )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     if page.name in ("README.md", "quickstart.md"):
         assert list(tmp_path.iterdir()), "the page shows at least one command that a newcomer can run as it stands"

@@ -152,7 +152,7 @@ def test_timm_missing_names_the_extra(monkeypatch):
 def test_explain_from_python(tmp_path):
     e = hw.explain(EXAMPLES / "tabby.jpg", model="tiny20", target="lion", quantize=8)
     assert e.target.item() == 6
-    assert e.summary()["predicted"]["name"] == "tabby"
+    assert e.summary()["target"]["name"] == "lion"
     assert e.conservation.error.item() < 1e-5
     written = e.save(tmp_path)
     assert sorted(p.suffix for p in written) == [".json", ".npy", ".png", ".png"]

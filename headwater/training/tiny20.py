@@ -189,7 +189,7 @@ def train_tiny20(
         accelerator="auto",
         devices=1,
         deterministic=True,
-        logger=CSVLogger(out, name="", version="logs"),
+        logger=CSVLogger(out, name="logs"),  # a folder a start: a resumed run keeps the log of the killed one
         callbacks=[best, TQDMProgressBar() if progress_bar else PlainProgress()],
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
