@@ -76,7 +76,7 @@ class Composite:
     def _chosen(self, layer: Layer, shape: _Shape) -> Rule | None:
         operation = layer.operation
         for pattern, rule in self.names.items():
-            if fnmatchcase(operation.module, pattern):
+            if fnmatchcase(operation.module, pattern) and isinstance(layer, rule.layers):
                 return rule
         if isinstance(layer, Linear):
             if self.first is not None and operation.name in shape.first:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,9 +39,11 @@ class Rule(ABC):
 
     Attributes:
         keeps_inputs: the rule needs the values that went into the operation, not only their shapes.
+        layers: the kind of layer that the rule is for; patterns of module names pass over others.
     """
 
     keeps_inputs: bool = True
+    layers: ClassVar[type[Layer]] = Layer
 
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
         """Whatever is derived from the parameters alone."""
@@ -95,6 +97,7 @@ class LinearRule(Rule):
 
     eps: float
     fallback: bool
+    layers: ClassVar[type[Layer]] = Linear
 
     @abstractmethod
     def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
@@ -271,6 +274,7 @@ class Epsilon(Rule):
     eps: float = 1e-6
     bias: bool = False
     fallback: bool = True
+    layers: ClassVar[type[Layer]] = Linear
 
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
         return (weight, bias if self.bias else None)
@@ -328,6 +332,7 @@ class AlphaBeta(Rule):
     alpha: float = 2.0
     beta: float = 1.0
     fallback: bool = True
+    layers: ClassVar[type[Layer]] = Linear
 
     def __post_init__(self) -> None:
         if abs(self.alpha - self.beta - 1) > 1e-9:
@@ -365,6 +370,8 @@ class AlphaBeta(Rule):
 class WinnerTakesAll(Rule):
     """Max pooling as the linear projection that picks each window's largest value: that input gets everything."""
 
+    layers: ClassVar[type[Layer]] = MaxPool
+
     def __call__(
         self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
@@ -378,6 +385,7 @@ class WinnerTakesAll(Rule):
 class MeanPool(Rule):
     """Max pooling as a mean over windows of the stride's size, by z+; what the code of Otsuki et al. does."""
 
+    layers: ClassVar[type[Layer]] = MaxPool
     eps: float = 1e-5
 
     def __call__(

@@ -139,3 +139,9 @@ def test_a_registered_composite_is_a_method(tiny):
         from headwater import composites
 
         del composites._COMPOSITES["test-mine"]
+
+
+def test_a_pattern_passes_over_operations_that_its_rule_is_not_for(tiny):
+    found = rules(tiny, replace(hw.load_composite("otsuki2024"), names={"block2*": Gamma(0.5)}), X)
+    assert found["block2.conv1"] == Gamma(0.5)
+    assert found["block2.relu"] == found["block2.bn1"] == Pass()
