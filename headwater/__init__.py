@@ -7,13 +7,15 @@ What needs torchvision or matplotlib is imported when it is first used, so ``imp
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from headwater.composites import Composite, list_composites, load_composite, register_composite
+from headwater.composites import Composite, list_composites, load_composite, register_composite, register_rule
 from headwater.errors import HeadwaterError
 from headwater.explanation import Conservation, Explanation
+from headwater.flow import Flow, JoinFlow
 from headwater.heatmaps import heat_quantization
 from headwater.layers import register_layer
 from headwater.lrp import LRP
 from headwater.methods import list_methods, load_method, register_method
+from headwater.metrics import InsertionDeletion, insertion_deletion
 
 if TYPE_CHECKING:
     from headwater.data.preprocessing import Preprocessing
@@ -39,7 +41,10 @@ __all__ = [
     "Composite",
     "Conservation",
     "Explanation",
+    "Flow",
     "HeadwaterError",
+    "InsertionDeletion",
+    "JoinFlow",
     "ModelCard",
     "PictureExplanation",
     "Preprocessing",
@@ -47,6 +52,7 @@ __all__ = [
     "explain",
     "explain_files",
     "heat_quantization",
+    "insertion_deletion",
     "list_composites",
     "list_methods",
     "list_models",
@@ -56,6 +62,7 @@ __all__ = [
     "register_composite",
     "register_layer",
     "register_method",
+    "register_rule",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from headwater.errors import HeadwaterError, InputError
+from headwater.flow import Flow
 
 app = typer.Typer(
     name="headwater",
@@ -62,6 +64,9 @@ def explain(
     sign: Annotated[str, typer.Option(help="auto, positive, absolute or signed.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; cuda where there is one.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 8,
+    flow: Annotated[
+        bool, typer.Option("--flow", help="Also where relevance flowed, averaged over the pictures: flow.png, .json.")
+    ] = False,
 ) -> None:
     """Explain pictures: overlay, figure, raw map and JSON for each."""
     from headwater.models import load_model
@@ -72,7 +77,7 @@ def explain(
     network = default_model() if model is None else load_model(model, weights, arch)
     network = network.to(_device(device))
     results = explain_files(pictures, network, method, target, quantize, batch_size=batch_size)
-    stems, failed = _stems(pictures, method), 0
+    stems, failed, flows = _stems(pictures, method), 0, list[Flow]()
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(pictures))
@@ -83,6 +88,8 @@ def explain(
                 _complain(str(e))
                 continue
             overlay = e.save(out, stem, style)[0]
+            if e.flow is not None:
+                flows.append(e.flow)
             account = e.conservation
             conserved = (
                 ""
@@ -94,9 +101,25 @@ def explain(
                 f"({e.card.name}){conserved} -> {overlay}",
                 markup=False,
             )
+    if flow:
+        _save_flow(flows, out, method)
     if failed:
         _complain(f"{failed} of {len(pictures)} pictures could not be explained; the others are in {out}")
         raise typer.Exit(1)
+
+
+def _save_flow(flows: list[Flow], out: Path, method: str) -> None:
+    """Where relevance flowed, averaged over pictures, as a figure and as numbers."""
+    from headwater.files import write_bytes, write_text
+    from headwater.report.flow import flow_figure
+
+    if not flows:
+        raise InputError(f"method {method!r} does not tell where relevance flows; the LRP composites do")
+    mean = Flow.mean(flows)
+    title = f"{method}: relevance at each join, percent, mean of {len(flows)} picture{'s' * (len(flows) > 1)}"
+    drawn = write_bytes(out / "flow.png", flow_figure(mean, title))
+    write_text(out / "flow.json", json.dumps({"pictures": len(flows), "joins": mean.as_rows()}, indent=1))
+    console.print(f"flow -> {drawn}", markup=False)
 
 
 def _stems(pictures: list[Path], method: str) -> list[str]:

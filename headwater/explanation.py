@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from headwater.flow import Flow
+
 
 @dataclass(frozen=True)
 class Conservation:
@@ -16,7 +18,7 @@ class Conservation:
     Attributes:
         seed: relevance that the sweep began with, ``(N,)``.
         input: sum of relevance at the picture, ``(N,)``.
-        checkpoints: sum of relevance at each checkpoint, ``(N,)``.
+        checkpoints: sum of relevance at each checkpoint, or each cut, ``(N,)``.
         error: ``|input - seed| / |seed|``, ``(N,)``.
     """
 
@@ -37,15 +39,6 @@ class Conservation:
         smallest = torch.finfo(self.seed.dtype).tiny
         return (total - self.seed).abs() / self.seed.abs().clamp(min=smallest)
 
-    @classmethod
-    def measure(cls, seed: Tensor, relevance: Tensor, checkpoints: Mapping[str, Tensor]) -> Conservation:
-        """Sum up in double precision, so that the summing adds no error of its own."""
-
-        def total(r: Tensor) -> Tensor:
-            return r.flatten(1).sum(1, dtype=torch.float64 if r.device.type != "mps" else torch.float32)
-
-        return cls(total(seed[:, None]), total(relevance), {module: total(r) for module, r in checkpoints.items()})
-
 
 @dataclass(frozen=True)
 class Explanation:
@@ -53,12 +46,14 @@ class Explanation:
 
     Attributes:
         heatmap: relevance of each pixel, ``(N, H, W)``.
-        logits: the network's output, ``(N, K)``.
-        probability: softmax probability of the explained class, ``(N,)``, in [0, 1].
+        logits: the network's output, ``(N, K)``, or ``(N, K, H, W)`` for a network with an output a pixel.
+        probability: softmax probability of the explained class, ``(N,)``, in [0, 1]; its mean over the explained region
+            for a network with an output a pixel.
         target: the explained class, long ``(N,)``.
         relevance: relevance of each input value, ``(N, C, H, W)``; ``None`` for methods that have none.
         checkpoints: relevance at the input of each asked module.
         conservation: the account; ``None`` for methods that do not keep one.
+        flow: how relevance divided at each join; ``None`` for methods that do not tell.
     """
 
     heatmap: Tensor
@@ -68,6 +63,7 @@ class Explanation:
     relevance: Tensor | None = None
     checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
     conservation: Conservation | None = None
+    flow: Flow | None = None
 
     def select(self, index: int) -> Explanation:
         """The explanation of one picture, as a batch of one."""
@@ -87,4 +83,5 @@ class Explanation:
                 account.input[part],
                 {module: total[part] for module, total in account.checkpoints.items()},
             ),
+            flow=None if self.flow is None else self.flow.select(index),
         )

@@ -8,16 +8,22 @@ tensors: weights are named and looked up in the user's model at each call.
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from headwater.errors import TraceError
+
+aten = torch.ops.aten
+Shape = tuple[int | None, ...]
+"""Size of each dimension; ``None`` where it grows with the number of pictures."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,27 @@ class ModuleCall:
     path: str
     kind: str
     key: str
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One of several results: ``target(...)[index]``, as of ``chunk`` or ``unbind``."""
+
+    target: Callable[..., Any]
+    index: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.target(*args, **kwargs)[self.index]
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """A size that is computed from the number of pictures, by torch's symbolic expression for it."""
+
+    expression: Any
+
+    def __call__(self, x: Tensor) -> int:
+        return int(self.expression.subs(dict.fromkeys(self.expression.free_symbols, len(x))))
 
 
 @dataclass(frozen=True)
@@ -93,13 +120,14 @@ class Operation:
 class Graph:
     """A model for pictures of one size: operations, the name of the picture, the name of the output.
 
-    ``batch`` is ``None`` when the list holds for any number of pictures.
+    ``batch`` is ``None`` when the list holds for any number of pictures. ``shapes`` has the shape of each value.
     """
 
     operations: tuple[Operation, ...]
     input: str
     output: str
     batch: int | None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
     def users(self) -> dict[str, list[Operation]]:
         """For each value, the operations that take it, once for each operation."""
@@ -112,6 +140,21 @@ class Graph:
                 users[name].append(operation)
         return users
 
+    def cuts(self) -> tuple[str, ...]:
+        """Values that every path from the picture to the output crosses, both ends included, in order.
+
+        Relevance at each of them sums to the seed. A value is a cut if, once it is computed, nothing that was computed
+        before it is still to be used.
+        """
+        last_use = {name: k for k, operation in enumerate(self.operations) for name in operation.inputs}
+        cuts, open_until = [self.input], last_use.get(self.input, -1)
+        for k, operation in enumerate(self.operations):
+            if operation.inputs:
+                if open_until <= k and operation.name in self.shapes:
+                    cuts.append(operation.name)
+                open_until = max(open_until, last_use.get(operation.name, -1))
+        return tuple(cuts)
+
     def counts(self) -> Counter[str]:
         """How many operations of each kind there are."""
         return Counter(operation.kind for operation in self.operations)
@@ -119,6 +162,12 @@ class Graph:
 
 def operation_kind(target: Callable[..., Any]) -> str:
     """ATen's plain name of an overload (``aten.add_.Tensor`` is ``add``), or a Python function's name."""
+    if isinstance(target, Pick):
+        return operation_kind(target.target)
+    if isinstance(target, BatchSize):
+        return "size"
+    if target is copied:
+        return "copy"
     if isinstance(target, torch._ops.OpOverload):
         return target.overloadpacket.__name__.rstrip("_")
     return getattr(target, "__name__", str(target))
@@ -151,12 +200,13 @@ def rebuild(tree: Any, change: Callable[[Any], Any]) -> Any:
     return change(tree)
 
 
-def trace(model: nn.Module, x: Tensor) -> Graph:
+def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph:
     """Turn ``model`` into the list of operations that it runs on pictures shaped as ``x``, in eval mode.
 
     Args:
-        model: any module that maps one picture tensor ``(N, C, H, W)`` to one tensor.
+        model: any module that maps one picture tensor ``(N, C, H, W)`` to one tensor, or to several by name or place.
         x: an example; its values do not matter, its size, dtype and device do.
+        output: which of several outputs to take: a key of a dict, a position in a tuple.
 
     Raises:
         TraceError: the model's control flow depends on data, it cannot be exported, or it does not return one tensor.
@@ -166,52 +216,173 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
     >>> [operation.kind for operation in graph.operations]
     ['conv2d', 'relu']
     """
+    _check_signature(model)
     program = _export(skeleton(model), x)
     if any(_mutates_a_view(node) for node in program.graph.nodes):
         program = program.run_decompositions({})  # rewrites writes into views; costs seconds, so only where needed
-    signature, nodes = program.graph_signature, program.graph.nodes
-    if len(signature.user_outputs) != 1 or not isinstance(signature.user_outputs[0], str):
-        raise TraceError(
-            f"{type(model).__name__} returns {len(signature.user_outputs)} values; "
-            "one tensor is supported. Wrap it in a module whose forward picks the tensor to explain."
-        )
-    weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    constants = signature.inputs_to_lifted_tensor_constants
-    picture = next(node for node in nodes if node.op == "placeholder" and node.name in signature.user_inputs)
-    current: dict[str, Any] = {}  # node name -> what it stands for now, after in-place operations
-    depends = {picture.name}
-    operations: list[Operation] = []
-    for node in nodes:
-        if node.op == "placeholder":
-            if node.name in weights:
-                current[node.name] = Weight(weights[node.name])
-            elif node.name in constants:
-                current[node.name] = Constant(program.constants[constants[node.name]])
-            else:
-                current[node.name] = Value(node.name)
-        elif node.op == "call_function":
-            target, inplace = _functional(node.target)
-            lookup: Callable[[Any], Any] = lambda a: current[a.name] if isinstance(a, torch.fx.Node) else a  # noqa: E731
-            args, kwargs = rebuild(tuple(node.args), lookup), rebuild(dict(node.kwargs), lookup)
-            tensors = [leaf.name for leaf in leaves((args, kwargs)) if isinstance(leaf, Value) and leaf.name in depends]
-            operation = Operation(node.name, target, args, kwargs, _calls(node), tuple(tensors))
-            operations.append(operation)
-            current[node.name] = Value(node.name)
-            if inplace:
-                current[node.args[0].name] = Value(node.name)
-            if tensors and operation.kind not in ("sym_size",):
-                depends.add(node.name)
-        elif node.op == "get_attr":
+    chosen = _chosen_output(program, output, type(model).__name__)
+    reader = _Reader(program)
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
             raise TraceError(
                 f"{type(model).__name__} contains control flow that depends on data ({node.target}); "
                 "only networks that run the same operations for every picture are supported."
             )
-    result = current[signature.user_outputs[0]]
-    if not isinstance(result, Value) or result.name not in depends:
+        reader.read(node)
+    result = reader.current[chosen]
+    if not isinstance(result, Value) or result.name not in reader.depends:
         raise TraceError(f"the output of {type(model).__name__} does not depend on the picture.")
-    batch = picture.meta["val"].shape[0]
-    graph = Graph(tuple(operations), picture.name, result.name, batch if isinstance(batch, int) else None)
-    return _without_dead_ends(graph)
+    batch = reader.shapes[reader.picture][0]
+    return _without_dead_ends(Graph(tuple(reader.operations), reader.picture, result.name, batch, reader.shapes))
+
+
+class _Reader:
+    """Turns the nodes of an exported program into operations, one after the other."""
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        signature = program.graph_signature
+        self.weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.constants = {
+            name: program.constants[key] for name, key in signature.inputs_to_lifted_tensor_constants.items()
+        }
+        self.current: dict[str, Any] = {}  # node name -> what it stands for now, after in-place operations
+        self.several: dict[str, torch.fx.Node] = {}  # nodes whose value is a list or tuple
+        self.depends: set[str] = set()
+        self.operations: list[Operation] = []
+        self.shapes: dict[str, Shape] = {}
+        (self.picture,) = (
+            n.name for n in program.graph.nodes if n.op == "placeholder" and n.name in signature.user_inputs
+        )
+
+    def read(self, node: torch.fx.Node) -> None:
+        value, first = node.meta.get("val"), node.args[0] if node.args else None
+        if node.op == "placeholder":
+            if node.name in self.weights:
+                self.current[node.name] = Weight(self.weights[node.name])
+            elif node.name in self.constants:
+                self.current[node.name] = Constant(self.constants[node.name])
+            else:
+                self.current[node.name] = Value(node.name)
+                self.depends.add(node.name)
+                self.shapes[node.name] = _shape(cast(Tensor, value))
+        elif node.op != "call_function":
+            return
+        elif isinstance(value, torch.SymInt):
+            self._append(node, node.name, BatchSize(value.node.expr), (Value(self.picture),), {}, carries=False)
+        elif isinstance(value, (list, tuple)):
+            self.several[node.name] = node
+        elif node.target is operator.getitem and isinstance(first, torch.fx.Node) and first.name in self.several:
+            source = self.several[first.name]
+            args, kwargs = self._arguments(source)
+            self._append(source, node.name, Pick(_target(source), cast(int, node.args[1])), args, kwargs, value)
+        elif operation_kind(_target(node)) == "scaled_dot_product_attention":
+            self._attention(node, value)
+        else:
+            target, inplace = _functional(_target(node))
+            self._append(node, node.name, target, *self._arguments(node), value)
+            if inplace and isinstance(first, torch.fx.Node):
+                self.current[first.name] = Value(node.name)
+
+    def _arguments(self, node: torch.fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        lookup: Callable[[Any], Any] = lambda a: self.current[a.name] if isinstance(a, torch.fx.Node) else a  # noqa: E731
+        return rebuild(tuple(node.args), lookup), rebuild(dict(node.kwargs), lookup)
+
+    def _append(
+        self,
+        node: torch.fx.Node,
+        name: str,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        value: Any = None,
+        carries: bool = True,
+    ) -> Value:
+        """Add one operation; ``value`` is torch's stand-in for its result, with the shape."""
+        inputs = tuple(
+            leaf.name
+            for leaf in leaves((args, kwargs))
+            if carries and isinstance(leaf, Value) and leaf.name in self.depends
+        )
+        self.operations.append(Operation(name, target, args, kwargs, _calls(node), inputs))
+        self.current[name] = Value(name)
+        if inputs:
+            self.depends.add(name)
+        if isinstance(value, Tensor):
+            self.shapes[name] = _shape(value)
+        return Value(name)
+
+    def _attention(self, node: torch.fx.Node, value: Any) -> None:
+        """Scaled dot-product attention as the two matrix products and the softmax that it is made of."""
+        (query, key, values, *rest), options = self._arguments(node)
+        mask = rest[0] if rest else options.get("attn_mask")
+        if options.get("is_causal") or (len(rest) > 2 and rest[2]) or options.get("enable_gqa"):
+            raise TraceError("causal or grouped-query attention is not supported")
+        q, k = (cast(torch.fx.Node, n).meta["val"] for n in node.args[:2])
+        scale = options.get("scale") or q.shape[-1] ** -0.5
+        name = node.name
+        keys = self._append(node, f"{name}_keys", aten.transpose.int, (key, -2, -1), {}, k.transpose(-2, -1))
+        scores_like = q @ k.transpose(-2, -1)
+        scaled = self._append(node, f"{name}_query", aten.mul.Tensor, (query, scale), {}, q)
+        scores = self._append(node, f"{name}_scores", aten.matmul.default, (scaled, keys), {}, scores_like)
+        if mask is not None:
+            scores = self._append(node, f"{name}_masked", aten.add.Tensor, (scores, mask), {}, scores_like)
+        weights = self._append(node, f"{name}_weights", aten.softmax.int, (scores, -1), {}, scores_like)
+        self._append(node, name, aten.matmul.default, (weights, values), {}, value)
+
+
+def _check_signature(model: nn.Module) -> None:
+    """Refuse a model that takes more than one picture before the exporter says so in its own words."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    required = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if len(required) > 1:
+        raise TraceError(
+            f"{type(model).__name__} takes {len(required)} inputs ({', '.join(required)}); networks with one input, a "
+            "picture tensor, are supported. Wrap it in a module that takes the picture and supplies the others."
+        )
+
+
+def _target(node: torch.fx.Node) -> Callable[..., Any]:
+    assert callable(node.target), "a call's target is a function"
+    return node.target
+
+
+def _shape(tensor: Tensor) -> Shape:
+    return tuple(_fixed(size) for size in tensor.shape)
+
+
+def _fixed(size: int | torch.SymInt) -> int | None:
+    """A size as a number, or ``None`` if it grows with the number of pictures."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.expr) if size.node.expr.is_number else None  # torch may have fixed it while tracing
+
+
+def _chosen_output(program: torch.export.ExportedProgram, output: str | int | None, model: str) -> str:
+    """Name of the node that is explained."""
+    names = program.graph_signature.user_outputs
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    structure = _pytree.tree_unflatten(list(names), spec)
+    if output is None and isinstance(structure, str):
+        return structure
+    if output is not None and not isinstance(structure, str):
+        try:
+            chosen = structure[output]
+        except (KeyError, IndexError, TypeError):
+            chosen = None
+        if isinstance(chosen, str):
+            return chosen
+    if isinstance(structure, str):
+        raise TraceError(f"{model} returns one tensor, so output must be None, got {output!r}")
+    keys = list(structure) if isinstance(structure, Mapping) else list(range(len(names)))
+    raise TraceError(
+        f"{model} returns {len(names)} values ({', '.join(map(repr, keys))}); one tensor can be explained at a time. "
+        f"Say which with LRP(model, output={keys[0]!r}), or wrap the model in a module whose forward picks the tensor."
+    )
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -245,8 +416,11 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     for dynamic in (({0: torch.export.Dim.AUTO},), None):
         try:
             with torch.no_grad():
-                shapes = example if dynamic else example[:1].expand(len(x), *x.shape[1:])
-                return torch.export.export(model, (shapes,), dynamic_shapes=dynamic, strict=False)
+                shapes = example if dynamic else torch.zeros_like(x)
+                program = torch.export.export(model, (shapes,), dynamic_shapes=dynamic, strict=False)
+            picture = next(n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs)
+            if dynamic is None or _fixed(picture.meta["val"].shape[0]) is None:
+                return program  # else the network has fixed the batch size: once more, with this one
         except Exception as error:  # whatever the user's forward or the exporter raises
             failure = failure or error
     reason = str(failure).strip().splitlines()
@@ -257,11 +431,20 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     ) from failure
 
 
+def copied(onto: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What ``onto`` holds after ``source`` was written over it."""
+    return source.to(onto.dtype).expand_as(onto).clone()
+
+
 def _functional(target: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
     """The out-of-place twin of an operation, and whether it was in place."""
     if not isinstance(target, torch._ops.OpOverload):
         return target, False
     name = target.overloadpacket.__name__
+    if name in ("view", "_unsafe_view"):
+        return aten.reshape.default, False  # values may be laid out otherwise than while tracing
+    if name == "copy":
+        return copied, False  # torch has no derivative for it
     if not name.endswith("_") or name.startswith("__"):
         return target, False
     packet = getattr(torch.ops.aten, name.rstrip("_"))
@@ -302,4 +485,5 @@ def _without_dead_ends(graph: Graph) -> Graph:
         if operation.name in alive:
             kept.append(operation)
             alive.update(leaf.name for leaf in leaves((operation.args, operation.kwargs)) if isinstance(leaf, Value))
-    return replace(graph, operations=tuple(reversed(kept)))
+    shapes = {name: shape for name, shape in graph.shapes.items() if name in alive}
+    return replace(graph, operations=tuple(reversed(kept)), shapes=shapes)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headwater.errors import UnsupportedOperationError
-from headwater.graph import Operation, Value
+from headwater.graph import ModuleCall, Operation, Value
 
 aten = torch.ops.aten
 Lookup = Callable[[Any], Any]
@@ -40,6 +40,13 @@ class Layer:
 
         args, kwargs = self.operation.bind(value)
         return self.operation.target(*args, **kwargs)
+
+    def refuse(self) -> None:
+        """Raise an error if relevance cannot pass this operation by a rule for its category.
+
+        Raises:
+            UnsupportedOperationError: nothing is registered for this kind of operation.
+        """
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name, as it stands in the operation."""
@@ -85,9 +92,12 @@ class Block(Layer):
 
     category = "block"
 
-    def __init__(self, operations: Sequence[Operation], inputs: tuple[str, ...], lookup: Lookup) -> None:
+    def __init__(
+        self, operations: Sequence[Operation], inputs: tuple[str, ...], lookup: Lookup, call: ModuleCall
+    ) -> None:
         super().__init__(replace(operations[-1], inputs=inputs), lookup)
         self.operations = operations
+        self.call = call
 
     def run(self, inputs: Sequence[Tensor]) -> Tensor:
         values = dict(zip(self.operation.inputs, inputs, strict=True))
@@ -131,10 +141,49 @@ class MaxPool(Layer):
         )
 
 
+class Winner(Layer):
+    """Any other maximum over a window or a dimension: its derivative is one at the largest value, zero elsewhere."""
+
+    category = "max_pool"
+
+
 class Rearrange(Layer):
-    """View, permute, slice, concatenate: every output element is one input element (or a constant)."""
+    """View, permute, slice, concatenate, pad: every output element is one input element, or a constant."""
 
     category = "rearrange"
+
+    @property
+    def has_constants(self) -> bool:
+        """Whether outputs may be no input's: padding, a class token put in front, parts that are written over."""
+        if self.operation.kind in ("cat", "concat", "stack"):
+            return len(self.operation.args[0]) > len(self.operation.inputs)
+        return self.operation.kind in ("pad", "constant_pad_nd", "slice_scatter", "select_scatter", "copy")
+
+
+class Product(Layer):
+    """Product or quotient, element by element, of two values of the picture: a gate and what passes it."""
+
+    category = "product"
+
+
+class MatrixProduct(Layer):
+    """Matrix product of two values of the picture, as in attention."""
+
+    category = "matrix_product"
+
+
+class Unknown(Layer):
+    """An operation that nothing is registered for. It runs; relevance must not reach it, unless named a rule."""
+
+    category = "unknown"
+
+    def refuse(self) -> None:
+        kind = self.operation.kind
+        raise UnsupportedOperationError(
+            f"operation {kind!r} in module {self.operation.module or '(the model itself)'!r} has no rule. "
+            f"To add one: headwater.register_rule({kind!r}, headwater.rules.Pass()) if relevance may pass it "
+            f"unchanged, or a rule of your own. Known are {', '.join(sorted(_LAYERS))}."
+        )
 
 
 class Linear(Layer):
@@ -237,10 +286,80 @@ class Convolution(Linear):
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 
+class TransposedConvolution(Linear):
+    """``aten.conv_transpose1d`` to ``conv_transpose3d``, any stride, padding, dilation and groups."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        dims = int(operation.kind[len("conv_transpose")])
+        per_axis = lambda v: [v] * dims if isinstance(v, int) else list(v) * (dims if len(v) == 1 else 1)  # noqa: E731
+        self.stride, self.padding = per_axis(self.argument(3, "stride", 1)), per_axis(self.argument(4, "padding", 0))
+        self.output_padding = per_axis(self.argument(5, "output_padding", 0))
+        self.groups: int = self.argument(6, "groups", 1)
+        self.dilation = per_axis(self.argument(7, "dilation", 1))
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        assert w is not None
+        return torch.convolution(
+            h, w, bias, self.stride, self.padding, self.dilation, True, self.output_padding, self.groups
+        )
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        back, _, _ = aten.convolution_backward(
+            *(s, like, w, None, self.stride, self.padding, self.dilation, True, self.output_padding, self.groups),
+            [True, False, False],
+        )
+        return back
+
+    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        ones = torch.ones_like(w)
+        reach = self.apply(torch.ones_like(like[:1]), ones)
+        seen = reach > 0  # stride beyond the kernel leaves outputs that no input reaches
+        return self.transpose(torch.where(seen, r / reach.clamp(min=1), 0), ones, like)
+
+
+class FixedMatrix(Linear):
+    """A matrix product in which one factor is a parameter or constant."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        self.factors = 1 if operation.kind in ("addmm", "baddbmm") else 0  # the first argument is a bias there
+        given = operation.args[self.factors]
+        self.first = isinstance(given, Value) and given.name in operation.inputs
+
+    @property
+    def weight(self) -> Tensor | None:
+        return self.lookup(self.operation.args[self.factors + (1 if self.first else 0)])
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.lookup(self.operation.args[0]) if self.factors else None
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        assert w is not None
+        z = torch.matmul(h, w) if self.first else torch.matmul(w, h)
+        return z if bias is None else z + bias
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)
+        return back
+
+    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        ones = torch.ones_like(w)
+        return self.transpose(r / self.apply(torch.ones_like(like), ones), ones, like)
+
+
 class Average(Linear):
-    """Average pooling and mean: fixed positive weights that need no parameter."""
+    """Pooling, mean, sum, interpolation: fixed weights, none negative, that need no parameter."""
 
     category = "average"
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        back, *_ = torch.func.vjp(lambda h: self.run([h]), like)[1](s)
+        return torch.empty_like(like).copy_(back)
 
     @property
     def weight(self) -> Tensor | None:
@@ -254,8 +373,7 @@ class Average(Linear):
         return self.run([h])
 
     def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
-        reach = self.apply(torch.ones_like(like[:1]), None)
-        return self.transpose(r / reach, None, like)
+        return self.transpose(r / self.apply(torch.ones_like(like), None), None, like)
 
 
 class AveragePool(Average):
@@ -283,7 +401,8 @@ class Mean(Average):
     """``aten.mean`` over dimensions other than the batch."""
 
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
-        dims = sorted(d % like.ndim for d in self.operation.args[1])
+        given = self.argument(1, "dim")
+        dims = sorted(d % like.ndim for d in ([given] if isinstance(given, int) else given))
         if not self.argument(2, "keepdim", False):
             for d in dims:
                 s = s.unsqueeze(d)
@@ -303,38 +422,89 @@ def register_layer(factory: LayerFactory, *kinds: str) -> None:
         _LAYERS[kind] = factory
 
 
+def layer_for(operation: Operation, lookup: Lookup) -> Layer:
+    """The layer that stands for ``operation``; :class:`Unknown` if nothing is registered for its kind."""
+    layer = _LAYERS.get(operation.kind, Unknown)(operation, lookup)
+    one = isinstance(layer, (Linear, Elementwise, MaxPool, Winner))
+    # Two values of the picture, as in a convolution whose kernel the picture makes: not what these classes stand for.
+    return Unknown(operation, lookup) if one and len(operation.inputs) != 1 else layer
+
+
+def _product(operation: Operation, lookup: Lookup) -> Layer:
+    """A product with a constant is as elementwise as a normalisation; dividing by the picture is not."""
+    if len(operation.inputs) > 1:
+        return Product(operation, lookup)
+    first = operation.args[0]
+    divides = operation.kind == "div" and not (isinstance(first, Value) and first.name in operation.inputs)
+    return (Unknown if divides else Elementwise)(operation, lookup)
+
+
+def _matrix_product(operation: Operation, lookup: Lookup) -> Layer:
+    return (MatrixProduct if len(operation.inputs) > 1 else FixedMatrix)(operation, lookup)
+
+
+def _einsum(operation: Operation, lookup: Lookup) -> Layer:
+    return (MatrixProduct if len(operation.inputs) == 2 else Unknown)(operation, lookup)
+
+
+def _mean(operation: Operation, lookup: Lookup) -> Layer:
+    """Over named dimensions; a mean over everything would mix the pictures."""
+    return (Mean if len(operation.args) > 1 or "dim" in operation.kwargs else Unknown)(operation, lookup)
+
+
+def _sum(operation: Operation, lookup: Lookup) -> Layer:
+    return (Average if len(operation.args) > 1 or "dim" in operation.kwargs else Unknown)(operation, lookup)
+
+
 register_layer(Dense, "linear")
 register_layer(Convolution, "conv1d", "conv2d", "conv3d")
+register_layer(TransposedConvolution, "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+register_layer(_matrix_product, "matmul", "mm", "bmm", "addmm", "baddbmm")
+register_layer(_einsum, "einsum")
 register_layer(AveragePool, "avg_pool2d")
 register_layer(AdaptiveAveragePool, "adaptive_avg_pool2d")
-register_layer(Mean, "mean")
+register_layer(_mean, "mean")
+register_layer(_sum, "sum")
+register_layer(
+    Average,
+    *("avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool3d"),
+    *("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d"),
+)
 register_layer(MaxPool, "max_pool2d")
+register_layer(
+    Winner,
+    *("max_pool1d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax"),
+)
 register_layer(Join, "add", "sub")
+register_layer(_product, "mul", "div")
 register_layer(Activation, "relu")
 register_layer(BatchNorm, "batch_norm")
 register_layer(
     Elementwise,
-    *("relu6", "hardtanh", "leaky_relu", "elu", "silu", "hardswish", "gelu", "mish", "tanh", "softplus"),
-    *("dropout", "feature_dropout", "alpha_dropout", "detach", "clone", "contiguous", "to"),
+    *("relu6", "hardtanh", "leaky_relu", "prelu", "elu", "celu", "selu", "silu", "hardswish", "gelu", "mish", "tanh"),
+    *("softplus", "softsign", "sigmoid", "hardsigmoid", "log_sigmoid", "clamp", "clamp_min", "clamp_max", "hardshrink"),
+    *("layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"),
+    *("_native_batch_norm_legit_no_training", "softmax", "_softmax", "neg", "pow", "sqrt", "addcmul"),
+    *("dropout", "feature_dropout", "alpha_dropout", "detach", "clone", "contiguous", "to", "_to_copy", "alias"),
+    *("lift_fresh_copy", "type_as"),
 )
 register_layer(
     Rearrange,
-    *("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "permute", "transpose"),
+    *("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
+    *("expand", "expand_as", "repeat", "roll", "flip", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle"),
+    *(
+        "channel_shuffle",
+        "slice",
+        "select",
+        "narrow",
+        "index",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "index_select",
+    ),
+    *("cat", "concat", "stack", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "numpy_T"),
+    *("mT", "adjoint", "matrix_H"),
+    *("slice_scatter", "select_scatter", "unfold", "view_as", "reshape_as", "tensor_split", "hsplit", "copy"),
 )
-
-
-def layer_for(operation: Operation, lookup: Lookup) -> Layer:
-    """The layer that stands for ``operation``.
-
-    Raises:
-        UnsupportedOperationError: nothing is registered for this kind of operation.
-    """
-    factory = _LAYERS.get(operation.kind)
-    if factory is None:
-        raise UnsupportedOperationError(
-            f"operation {operation.kind!r} in module {operation.module or '(the model itself)'!r} has no rule. "
-            f"Supported are {', '.join(sorted(_LAYERS))}. To add one: "
-            f"headwater.register_layer(headwater.layers.Elementwise, {operation.kind!r}) if relevance may pass it "
-            "unchanged, or a Layer of your own."
-        )
-    return factory(operation, lookup)

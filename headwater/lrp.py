@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from headwater.composites import Composite, load_composite
-from headwater.errors import InputError, TraceError
+from headwater.errors import InputError
 from headwater.explanation import Conservation, Explanation
-from headwater.graph import trace
-from headwater.plan import Plan
+from headwater.graph import Graph, trace
+from headwater.plan import Account, Plan, total
+from headwater.seed import Region, Start, Target, check_start, make_seed
 from headwater.weights import WeightStore
-
-Start = Literal["probability", "logit", "one"]
-Target = int | Tensor | None
 
 _PLANS = 8  # picture sizes for which the list of operations is kept
 
@@ -30,8 +28,10 @@ class LRP:
     is explained as in eval mode whatever mode it is in. Forward hooks are not part of the explained network.
 
     Args:
-        model: any module that maps pictures ``(N, C, H, W)`` to logits ``(N, K)``.
+        model: any module that maps pictures ``(N, C, H, W)`` to logits ``(N, K)``, to one value a picture ``(N,)``, or
+            to logits a pixel ``(N, K, H, W)``.
         composite: which rule goes where: a name (see :func:`list_composites`) or a :class:`Composite`.
+        output: which output to explain, if the model returns several: a key of its dict, a position in its tuple.
 
     >>> import torch, headwater as hw
     >>> model = hw.load_model("tiny20")
@@ -43,17 +43,25 @@ class LRP:
     True
     """
 
-    def __init__(self, model: nn.Module, composite: str | Composite = "otsuki2024") -> None:
+    def __init__(
+        self, model: nn.Module, composite: str | Composite = "otsuki2024", output: str | int | None = None
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
+        self.output = output
         self.composite = load_composite(composite) if isinstance(composite, str) else composite
         if not isinstance(self.composite, Composite):
             raise InputError(f"composite must be a name or a Composite, got {type(composite).__name__}")
         self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
 
     def __call__(
-        self, x: Tensor, target: Target = None, start: Start = "probability", checkpoints: Sequence[str] = ()
+        self,
+        x: Tensor,
+        target: Target = None,
+        start: Start = "probability",
+        checkpoints: Sequence[str] | Literal["cuts"] = (),
+        region: Region = None,
     ) -> Explanation:
         """Explain pictures.
 
@@ -61,47 +69,50 @@ class LRP:
             x: pictures ``(N, C, H, W)``, floating point, normalised as the network expects.
             target: class to explain: ``None`` for the predicted one, an int for all pictures, or long ``(N,)``.
             start: relevance to begin with: the softmax ``"probability"`` of the target, its ``"logit"``, or ``"one"``.
-            checkpoints: module names; the relevance at each module's input is returned too.
+                For a regression, ``"logit"`` is the predicted value.
+            checkpoints: module names; the relevance at each module's input is returned too. Or ``"cuts"``: relevance is
+                added up at every value that all paths from picture to output cross, see :meth:`Graph.cuts`.
+            region: for a network with an output a pixel, which of them to explain: ``(row, column)``, or a mask
+                ``(H, W)`` or ``(N, H, W)`` of the output's size; ``None`` for those where the target is predicted. The
+                sweep begins with the mean over the region.
 
         Returns:
             An :class:`Explanation`; its tensors are on the device and of the dtype of ``x``.
 
         Raises:
-            InputError: ``x``, ``target``, ``start``, a checkpoint or a weight does not fit, or is not finite.
+            InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite.
             TraceError: the network cannot be traced.
             UnsupportedOperationError: the network has an operation without a rule.
         """
         self._check(x, start)
         plan = self._plan(x)
-        places = {module: plan.input_of(module) for module in checkpoints}
+        if checkpoints == "cuts":
+            places, account = {}, Account(add_up=plan.graph.cuts())
+        else:
+            places = {module: plan.input_of(module) for module in checkpoints}
+            account = Account(keep=set(places.values()))
         with torch.no_grad(), _exact_kernels(x):
             plan.weights.refresh()
             laid_out = x.detach().contiguous(memory_format=torch.channels_last)
-            logits, values, shapes = plan.forward(laid_out)
-            if logits.ndim != 2 or len(logits) != len(x):
-                raise TraceError(
-                    f"the network returns {tuple(logits.shape)} for {len(x)} pictures; logits (N, K) are supported. "
-                    "Wrap it in a module that returns those to explain."
-                )
-            classes = check_target(target, logits)
-            probability = logits.softmax(1).gather(1, classes[:, None])[:, 0]
-            beginning = {
-                "probability": probability,
-                "logit": logits.gather(1, classes[:, None])[:, 0],
-                "one": torch.ones_like(probability),
-            }[start]
-            seed = torch.zeros_like(logits).scatter(1, classes[:, None], beginning[:, None])
-            relevance, kept = plan.backward(seed, values, shapes, tuple(places.values()))
-        relevances = {module: kept[name] for module, name in places.items()}
+            output, values, shapes = plan.forward(laid_out)
+            begin = make_seed(output, len(x), target, start, region)
+            relevance = plan.backward(begin.seed, values, shapes, account)
+        relevances = {module: account.relevance[name] for module, name in places.items()}
+        totals = {module: total(r) for module, r in relevances.items()} | account.totals
         return Explanation(
             heatmap=relevance.sum(1),
-            logits=logits,
-            probability=probability,
-            target=classes,
+            logits=begin.logits,
+            probability=begin.probability,
+            target=begin.target,
             relevance=relevance.contiguous(),
             checkpoints=relevances,
-            conservation=Conservation.measure(beginning, relevance, relevances),
+            conservation=Conservation(total(begin.relevance[:, None]), total(relevance), totals),
+            flow=plan.flow(account),
         )
+
+    def graph(self, x: Tensor) -> Graph:
+        """The list of operations that pictures of this size go through."""
+        return self._plan(x).graph
 
     def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
         """Captum's convention: the relevance of each input value, shaped as ``inputs``."""
@@ -116,7 +127,7 @@ class LRP:
             if known in self._plans:
                 self._plans.move_to_end(known)
                 return self._plans[known]
-        graph = trace(self.model, x)
+        graph = trace(self.model, x, self.output)
         weights = WeightStore(self.model, (name for operation in graph.operations for name in operation.weights))
         plan = Plan(graph, self.composite, weights)
         self._plans[key if graph.batch is None else (*key, graph.batch)] = plan
@@ -132,8 +143,13 @@ class LRP:
             raise InputError(f"pictures must be floating point and normalised as the network expects, got {x.dtype}")
         if not x.isfinite().all():
             raise InputError("pictures hold NaN or infinity")
-        if start not in get_args(Start):
-            raise InputError(f"start must be one of {', '.join(get_args(Start))}, got {start!r}")
+        check_start(start)
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        if any(tensor.is_meta for tensor in tensors):
+            raise InputError("the model is on the meta device and has no weights; load weights into it first")
+        quantized = next((m for m in self.model.modules() if "quantized" in type(m).__module__.split(".")), None)
+        if quantized is not None or any(tensor.is_quantized for tensor in tensors):
+            raise InputError("the model is quantised; explain the floating-point model that it was made from")
         parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
         if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
             raise InputError(
@@ -143,27 +159,6 @@ class LRP:
         first = next((m for m in self.model.modules() if isinstance(m, nn.Conv2d)), None)
         if first is not None and first.in_channels != x.shape[1]:
             raise InputError(f"the network takes pictures of {first.in_channels} channels, got {x.shape[1]}")
-
-
-def check_target(target: Target, logits: Tensor) -> Tensor:
-    """The explained class of each picture, long ``(N,)``.
-
-    Raises:
-        InputError: wrong type, shape or range.
-    """
-    count, classes = logits.shape
-    if target is None:
-        return logits.argmax(1)
-    if isinstance(target, bool) or not isinstance(target, (int, Tensor)):
-        raise InputError(f"target must be None, an int or a long tensor (N,), got {type(target).__name__}")
-    if isinstance(target, Tensor) and (target.is_floating_point() or target.dtype == torch.bool):
-        raise InputError(f"target must hold integers, got {target.dtype}")
-    chosen = torch.as_tensor(target, device=logits.device).long()
-    if chosen.ndim > 1 or (chosen.ndim == 1 and len(chosen) != count):
-        raise InputError(f"target must be one class or one a picture ({count}), got shape {tuple(chosen.shape)}")
-    if ((chosen < 0) | (chosen >= classes)).any():
-        raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
-    return chosen.expand(count)
 
 
 @contextmanager

@@ -83,6 +83,7 @@ class PictureExplanation(Explanation):
             "conservation": None
             if account is None
             else {"seed": account.seed.item(), "input": account.input.item(), "relative_error": account.error.item()},
+            "flow": None if self.flow is None else self.flow.as_rows(),
             "map": {
                 "shape": list(self.heatmap.shape[1:]),
                 "box_in_picture": [self.box.left, self.box.top, self.box.right, self.box.bottom],

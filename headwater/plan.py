@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from headwater.composites import Composite
 from headwater.errors import InputError
+from headwater.flow import Flow, JoinFlow, name_branches
 from headwater.graph import Constant, Graph, Operation, Value, Weight
 from headwater.layers import Activation, BatchNorm, Block, Layer, Linear, layer_for
-from headwater.rules import Rule
+from headwater.rules import Rule, Split
 from headwater.weights import WeightStore
 
 
@@ -29,12 +29,50 @@ class Step:
     """
 
     layer: Layer
-    rule: Rule
+    rule: Rule | None
     inputs: tuple[str, ...]
     output: str
     drops: tuple[str, ...] = ()
     forgets: tuple[str, ...] = ()
     inplace: bool = False
+
+
+@dataclass
+class Account:
+    """What the walk back is asked to keep, by names of values, and what it has kept.
+
+    Attributes:
+        keep: values whose relevance is kept.
+        add_up: values whose relevance is only summed, a number a picture.
+        relevance: of the values in ``keep``.
+        totals: of the values in ``add_up``, each ``(N,)``.
+        joins: for each join that relevance reached, the sums of its shares, ``(N, inputs)``.
+    """
+
+    keep: Collection[str] = ()
+    add_up: Collection[str] = ()
+    relevance: dict[str, Tensor] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    joins: dict[str, Tensor] = field(default_factory=dict)
+
+    def note(self, name: str, relevance: Tensor, batch: int = 0) -> None:
+        """See the relevance of a value, which may be written over afterwards; ``batch`` is its batch dimension."""
+        if name in self.keep:
+            self.relevance[name] = relevance.clone()
+        if name in self.add_up:
+            self.totals[name] = total(relevance.movedim(batch, 0))
+
+    def note_join(self, name: str, shares: Sequence[Tensor | None], count: int) -> None:
+        """See how a join has divided what reached it."""
+        like = next(share for share in shares if share is not None)
+        none = like.new_zeros(count)
+        sums = [none if share is None else share.flatten(1).sum(1) for share in shares]
+        self.joins[name] = torch.stack(sums, 1)
+
+
+def total(relevance: Tensor) -> Tensor:
+    """Sum over each picture, in double precision so that the summing adds no error of its own; values ``(N, ...)``."""
+    return relevance.flatten(1).sum(1, dtype=torch.float64 if relevance.device.type != "mps" else torch.float32)
 
 
 class Plan:
@@ -47,6 +85,7 @@ class Plan:
         self._plain, main = self._separate(graph)
         self.layers = self._group(main, composite)
         rules = composite.assign(graph, self.layers)
+        self._branches = name_branches(self.layers)
         self.steps = [
             Step(layer, rule, layer.operation.inputs, layer.operation.name)
             for layer, rule in zip(self.layers, rules, strict=True)
@@ -68,30 +107,45 @@ class Plan:
         return values[self.graph.output], values, shapes
 
     def backward(
-        self, seed: Tensor, values: dict[str, Tensor], shapes: Mapping[str, torch.Size], keep: Sequence[str] = ()
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Walk back from ``seed``. Returns the relevance of the picture, and of the values named in ``keep``."""
+        self, seed: Tensor, values: dict[str, Tensor], shapes: Mapping[str, torch.Size], account: Account
+    ) -> Tensor:
+        """Walk back from ``seed`` and return the relevance of the picture."""
         relevance: dict[str, Tensor] = {self.graph.output: seed}
-        kept: dict[str, Tensor] = {}
         for step in reversed(self.steps):
             arriving = relevance.pop(step.output, None)
-            if arriving is None:  # a branch that was left out
-                arriving = seed.new_zeros(shapes[step.output])
-            if step.output in keep:
-                kept[step.output] = arriving.clone()
-            inputs = [
-                values[name] if step.rule.keeps_inputs else self._blank(shapes[name], seed) for name in step.inputs
-            ]
-            shares = step.rule(step.layer, self._prepared(step), inputs, arriving)
-            for name, share in zip(step.inputs, shares, strict=True):
-                if share is not None:
-                    relevance[name] = relevance[name].add_(share) if name in relevance else share
+            if arriving is not None and step.rule is not None:
+                account.note(step.output, arriving, self._batch_dimension(step.output))
+                inputs = [
+                    values[name] if step.rule.keeps_inputs else self._blank(shapes[name], seed) for name in step.inputs
+                ]
+                shares = step.rule(step.layer, self._prepared(step), inputs, arriving)
+                if isinstance(step.rule, Split):
+                    account.note_join(step.output, shares, len(seed))
+                for name, share in zip(step.inputs, shares, strict=True):
+                    if share is not None:
+                        relevance[name] = relevance[name].add_(share) if name in relevance else share
+            elif step.output in account.keep:  # a branch that was left out, or a gate's
+                account.note(step.output, seed.new_zeros(shapes[step.output]))
             for name in step.forgets:
                 values.pop(name, None)
         picture = relevance.pop(self.graph.input)
-        if self.graph.input in keep:
-            kept[self.graph.input] = picture
-        return picture, kept
+        account.note(self.graph.input, picture)
+        return picture
+
+    def _batch_dimension(self, name: str) -> int:
+        """Which dimension of a value counts the pictures."""
+        shape = self.graph.shapes.get(name, ())
+        return shape.index(None) if None in shape else 0
+
+    def flow(self, account: Account) -> Flow:
+        """How relevance divided, at the joins that it reached."""
+        return Flow(
+            tuple(
+                JoinFlow(step.output, step.layer.operation.module, self._branches[step.output], joins)
+                for step in self.steps
+                if (joins := account.joins.get(step.output)) is not None
+            )
+        )
 
     def _run(self, step: Step, inputs: list[Tensor]) -> Tensor:
         if step.inplace and isinstance(step.layer, (Activation, BatchNorm)):
@@ -100,13 +154,14 @@ class Plan:
 
     def _prepared(self, step: Step) -> tuple[Tensor | None, ...]:
         layer = step.layer
-        if not isinstance(layer, Linear):
+        rule = step.rule
+        if not isinstance(layer, Linear) or rule is None:
             return ()
 
         def prepare() -> tuple[Tensor | None, ...]:
-            return tuple(w if w is None else channels_last(w) for w in step.rule.prepare(layer.weight, layer.bias))
+            return tuple(w if w is None else channels_last(w) for w in rule.prepare(layer.weight, layer.bias))
 
-        return self.weights.derived((step.output, step.rule), prepare)
+        return self.weights.derived((step.output, rule), prepare)
 
     @staticmethod
     def _blank(shape: torch.Size, like: Tensor) -> Tensor:
@@ -128,7 +183,7 @@ class Plan:
     @staticmethod
     def _separate(graph: Graph) -> tuple[list[Operation], list[Operation]]:
         """Operations that the picture's values do not enter, and the others."""
-        plain = [operation for operation in graph.operations if not operation.inputs or operation.kind == "sym_size"]
+        plain = [operation for operation in graph.operations if not operation.inputs]
         names = {operation.name for operation in plain}
         return plain, [operation for operation in graph.operations if operation.name not in names]
 
@@ -146,13 +201,13 @@ class Plan:
         layers: list[Layer] = []
         index = 0
         while index < len(operations):
-            key = _block_key(operations[index], composite.blocks)
-            if key is None:
+            call = composite.block(operations[index])
+            if call is None:
                 layers.append(layer_for(operations[index], self._lookup))
                 index += 1
                 continue
             end = index
-            while end < len(operations) and any(call.key == key for call in operations[end].calls):
+            while end < len(operations) and any(c.key == call.key for c in operations[end].calls):
                 end += 1
             block = operations[index:end]
             inside = {operation.name for operation in block}
@@ -161,8 +216,8 @@ class Plan:
             taken = {name for operation in outside for name in operation.inputs} | {self.graph.output}
             leaving = [name for name in inside & taken if name != block[-1].name]
             if leaving:
-                raise InputError(f"block {key!r} cannot be one layer: {leaving} leave it besides its output")
-            layers.append(Block(block, inputs, self._lookup))
+                raise InputError(f"block {call.path!r} cannot be one layer: {leaving} leave it besides its output")
+            layers.append(Block(block, inputs, self._lookup, call))
             index = end
         return layers
 
@@ -171,7 +226,7 @@ class Plan:
         last_use = {name: step for step in self.steps for name in step.inputs}
         keeper: dict[str, Step] = {}  # the last step, on the way back, whose rule needs the value
         for step in reversed(self.steps):
-            if step.rule.keeps_inputs:
+            if step.rule is not None and step.rule.keeps_inputs:
                 keeper.update(dict.fromkeys(step.inputs, step))
         fresh = {  # values in memory of their own
             step.output
@@ -223,11 +278,3 @@ class Plan:
 def channels_last(tensor: Tensor) -> Tensor:
     """The layout that convolutions are fastest in."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def _block_key(operation: Operation, blocks: Sequence[str]) -> str | None:
-    """The key of the outermost enclosing module call that a composite takes as one layer."""
-    for call in operation.calls:
-        if any(call.kind == pattern or fnmatchcase(call.path, pattern) for pattern in blocks):
-            return call.key
-    return None

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headwater.errors import InputError
-from headwater.layers import Join, Layer, Linear, MaxPool, aten
+from headwater.layers import Join, Layer, Linear, MatrixProduct, MaxPool, Product, Rearrange, Winner, aten
 from headwater.splitting import Splitting
 
 Weights = tuple[Tensor | None, ...]
@@ -43,7 +43,11 @@ class Rule(ABC):
     """
 
     keeps_inputs: bool = True
-    layers: ClassVar[type[Layer]] = Layer
+    layers: ClassVar[type[Layer] | tuple[type[Layer], ...]] = Layer
+
+    def gives(self, index: int) -> bool:
+        """Whether the input at this place gets relevance at all."""
+        return True
 
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
         """Whatever is derived from the parameters alone."""
@@ -73,18 +77,31 @@ class Pass(Rule):
     keeps_inputs = False
 
     def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
-        return [relevance]
+        return [relevance.sum_to_size(inputs[0].shape)]
 
 
 @dataclass(frozen=True)
 class Follow(Rule):
-    """Relevance goes back to where each element came from (views and permutations)."""
+    """Relevance goes back to where each element came from (views, permutations, slices, concatenation).
+
+    What lands on constants, such as padding or a class token put in front of the patches, has no place in the picture
+    to go back to. It is handed on in equal parts to all elements that came from the picture, picture by picture.
+    """
 
     keeps_inputs = False
 
-    def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
-        back = torch.func.vjp(lambda *h: layer.run(h), *inputs)[1]
-        return back(relevance)
+    def __call__(
+        self, layer: Rearrange, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
+        back = torch.func.vjp(lambda *h: layer.run(h), *inputs)[1](relevance)
+        if not layer.has_constants:
+            return back
+        count = min(len(h) for h in (relevance, *back))  # windows may be counted with the pictures
+        lost = relevance.reshape(count, -1).sum(1) - sum(h.reshape(count, -1).sum(1) for h in back)
+        each = lost / sum(h[:1].numel() * (len(h) // count) for h in back)
+        return [
+            (h.reshape(count, -1) + each[:, None]).reshape(h.shape).contiguous(memory_format=_layout(h)) for h in back
+        ]
 
 
 class LinearRule(Rule):
@@ -188,7 +205,7 @@ class WPlus(LinearRule):
         return (None if weight is None else weight.clamp(min=0),)
 
     def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        return [(torch.ones_like(h[:1]), weights[0])]
+        return [(_ones(h, weights[0]), weights[0])]
 
 
 @dataclass(frozen=True)
@@ -206,7 +223,7 @@ class Flat(LinearRule):
         return (None if weight is None else torch.ones_like(weight),)
 
     def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        return [(torch.ones_like(h[:1]), weights[0])]
+        return [(_ones(h, weights[0]), weights[0])]
 
 
 @dataclass(frozen=True)
@@ -224,7 +241,7 @@ class WSquare(LinearRule):
         return (None if weight is None else weight.square(),)
 
     def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        return [(torch.ones_like(h[:1]), weights[0])]
+        return [(_ones(h, weights[0]), weights[0])]
 
 
 @dataclass(frozen=True)
@@ -370,12 +387,14 @@ class AlphaBeta(Rule):
 class WinnerTakesAll(Rule):
     """Max pooling as the linear projection that picks each window's largest value: that input gets everything."""
 
-    layers: ClassVar[type[Layer]] = MaxPool
+    layers: ClassVar = (MaxPool, Winner)
 
     def __call__(
-        self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: MaxPool | Winner, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
         (h,) = inputs
+        if isinstance(layer, Winner):
+            return torch.func.vjp(lambda h: layer.run([h]), h)[1](relevance)
         kernel, stride, padding, dilation, ceil = layer.settings
         _, indices = aten.max_pool2d_with_indices(h, kernel, stride, padding, dilation, ceil)
         return [aten.max_pool2d_with_indices_backward(relevance, h, kernel, stride, padding, dilation, ceil, indices)]
@@ -427,6 +446,86 @@ class Gradient(Rule):
 
 
 @dataclass(frozen=True)
+class Gate(Rule):
+    """A product of features and a gate, element by element (squeeze-and-excitation, attention branch, gated unit).
+
+    Every element of the product has one element of each factor, so whatever the shares, nothing is lost.
+
+    Args:
+        shares: part of the relevance that the first and the second factor get; they sum to 1.
+    """
+
+    keeps_inputs = False
+    shares: tuple[float, float] = (1.0, 0.0)
+    layers: ClassVar[type[Layer]] = Product
+
+    def gives(self, index: int) -> bool:
+        return self.shares[index] > 0
+
+    def __call__(
+        self, layer: Product, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor | None]:
+        return [
+            (relevance * share).sum_to_size(h.shape) if share else None
+            for h, share in zip(inputs, self.shares, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class MatrixGate(Rule):
+    r"""A matrix product of two values of the picture, such as attention weights A and values V.
+
+    Each factor gets its share by the z+ rule, the other factor standing for the weights:
+
+    .. math:: z_{ikj} = A_{ik}^+ V_{kj}^+ + A_{ik}^- V_{kj}^-
+
+    With all relevance on the values, attention weights act as the fixed weights of a linear layer (Ali et al. 2022);
+    halves are the uniform rule for bilinear operations (Achtibat et al. 2024).
+
+    Args:
+        shares: part of the relevance that the first and the second factor get; they sum to 1.
+    """
+
+    shares: tuple[float, float] = (0.0, 1.0)
+    layers: ClassVar[type[Layer]] = MatrixProduct
+
+    def gives(self, index: int) -> bool:
+        return self.shares[index] > 0
+
+    def __call__(
+        self, layer: MatrixProduct, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor | None]:
+        parts = [(h.clamp(min=0), h.clamp(max=0)) for h in inputs]
+        ones = [torch.ones_like(h) for h in inputs]
+        z = layer.run([up for up, _ in parts]) + layer.run([down for _, down in parts])
+        # Masked attention leaves weights near the smallest float, too coarse to share anything out exactly: none count.
+        limits = torch.finfo(z.dtype)
+        s = torch.where(z > limits.tiny / limits.eps, relevance / z, 0)
+        left = (relevance - s * z) / layer.run(ones)
+        given: list[Tensor | None] = []
+        for index, share in enumerate(self.shares):
+            if not share:
+                given.append(None)
+                continue
+            back = self._adjoint(layer, ones, index, left)
+            for sign in (0, 1):
+                factors = [part[sign] for part in parts]
+                back = back + factors[index] * self._adjoint(layer, factors, index, s)
+            given.append(back * share)
+        return given
+
+    @staticmethod
+    def _adjoint(layer: MatrixProduct, factors: Sequence[Tensor], index: int, s: Tensor) -> Tensor:
+        """The derivative of the product by one factor, applied to ``s``."""
+
+        def product(h: Tensor) -> Tensor:
+            return layer.run([h if k == index else factor for k, factor in enumerate(factors)])
+
+        back, *_ = torch.func.vjp(product, factors[index])[1](s)
+        return back
+
+
+@dataclass(frozen=True)
 class Split(Rule):
     """A join: relevance divides among the branches by a splitting; branches left out get nothing.
 
@@ -437,6 +536,9 @@ class Split(Rule):
 
     splitting: Splitting
     takes_part: tuple[bool, ...]
+
+    def gives(self, index: int) -> bool:
+        return self.takes_part[index]
 
     def __call__(
         self, layer: Join, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
@@ -451,3 +553,12 @@ class Split(Rule):
             next(shares).sum_to_size(h.shape) if taken else None
             for h, taken in zip(inputs, self.takes_part, strict=True)
         ]
+
+
+def _ones(h: Tensor, weight: Tensor | None) -> Tensor:
+    """Ones in place of an input; one picture's are enough where the batch is known to come first."""
+    return torch.ones_like(h if weight is None else h[:1])
+
+
+def _layout(h: Tensor) -> torch.memory_format:
+    return torch.channels_last if h.ndim == 4 else torch.contiguous_format

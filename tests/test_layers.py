@@ -30,6 +30,17 @@ class Pool(nn.Module):
         return self.function(x)
 
 
+class Times(nn.Module):
+    """Product with a parameter on one side."""
+
+    def __init__(self, rows, columns, right):
+        super().__init__()
+        self.weight, self.right = nn.Parameter(torch.randn(rows, columns)), right
+
+    def forward(self, x):
+        return x @ self.weight if self.right else self.weight @ x
+
+
 CASES = {
     "1x1": nn.Conv2d(4, 6, 1),
     "3x3 stride 2": nn.Conv2d(4, 6, 3, stride=2, padding=1),
@@ -47,6 +58,13 @@ CASES = {
     "mean": Pool(lambda x: x.mean((2, 3))),
     "mean, kept": Pool(lambda x: x.mean((-1, -2), keepdim=True)),
     "linear": nn.Linear(9, 5),
+    "transposed": nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1),
+    "transposed, grouped, dilated": nn.ConvTranspose2d(4, 6, 3, groups=2, dilation=2),
+    "sum": Pool(lambda x: x.sum((2, 3))),
+    "bilinear": Pool(lambda x: nn.functional.interpolate(x, scale_factor=2, mode="bilinear")),
+    "nearest": Pool(lambda x: nn.functional.interpolate(x, (5, 4))),
+    "matrix from the right": Times(9, 3, right=True),
+    "matrix from the left": Times(5, 7, right=False),
 }
 
 
@@ -84,5 +102,5 @@ def test_flat_gives_every_seen_input_the_same():
 def test_an_operation_without_a_rule_names_itself_its_place_and_the_way_out():
     model = nn.Sequential(nn.Conv2d(3, 3, 1), Pool(lambda x: torch.cumsum(x, 1)))
     operation = trace(model, torch.zeros(1, 3, 4, 4)).operations[-1]
-    with pytest.raises(UnsupportedOperationError, match=r"'cumsum' in module '1'.*register_layer"):
-        layer_for(operation, lambda leaf: leaf)
+    with pytest.raises(UnsupportedOperationError, match=r"'cumsum' in module '1'.*register_rule"):
+        layer_for(operation, lambda leaf: leaf).refuse()

@@ -181,6 +181,7 @@ def _building(weights: Any) -> dict[str, Any]:
 def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
     try:
         import timm
+        from timm.data.config import resolve_model_data_config
     except ImportError as error:
         raise MissingDependencyError(f"timm:{name} needs timm: pip install 'headwater[timm]'") from error
     if not timm.is_model(name):
@@ -192,7 +193,7 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
             model = timm.create_model(name, pretrained=pretrained)
         except (OSError, RuntimeError) as error:
             raise DownloadError(f"the weights of timm:{name} could not be had ({error})") from error
-    config: Mapping[str, Any] = timm.data.resolve_model_data_config(model)
+    config: Mapping[str, Any] = resolve_model_data_config(model)
     crop = int(config["input_size"][-1])
     preprocessing = Preprocessing(
         round(crop / config["crop_pct"]), crop, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]

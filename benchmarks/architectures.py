@@ -1,0 +1,276 @@
+"""Every family of residual network (and some that are not), explained: is relevance conserved at every cut?
+
+    python -m benchmarks.architectures            # writes docs/architectures.md
+    python -m benchmarks.architectures --gallery  # writes docs/images/architectures.png
+
+Weights are random and normalisation statistics are those of a batch of noise, so that activations have the sizes that
+they have in practice. What cannot be explained is a row that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import headwater as hw
+from headwater.files import write_bytes, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+FREE = ((96, 96), (97, 121))
+PATCHES = ((96, 96), (128, 128))
+LIMIT = 1e-5
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network to try: its name for torchvision or timm, its family, and the two picture sizes."""
+
+    name: str
+    family: str
+    sizes: tuple[tuple[int, int], tuple[int, int]] = FREE
+    built_for_size: bool = False
+
+    @property
+    def output(self) -> str | None:
+        """The output to explain, where there are several."""
+        return "out" if self.name.startswith("fcn") else None
+
+
+def _family(family: str, *names: str) -> list[Architecture]:
+    return [Architecture(name, family) for name in names]
+
+
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *_family("ResNet", "resnet18", "resnet50"),
+    *_family("ResNeXt", "resnext50_32x4d"),
+    *_family("Wide ResNet", "wide_resnet50_2"),
+    *_family("RegNet", "regnet_x_400mf", "regnet_y_400mf"),
+    *_family("MobileNetV2", "mobilenet_v2"),
+    *_family("MobileNetV3", "mobilenet_v3_small", "mobilenet_v3_large"),
+    *_family("EfficientNet", "efficientnet_b0", "efficientnet_b1"),
+    *_family("EfficientNetV2", "efficientnet_v2_s"),
+    *_family("ConvNeXt", "convnext_tiny"),
+    *_family("DenseNet", "densenet121"),
+    *_family("GoogLeNet", "googlenet"),
+    *_family("Inception v3", "inception_v3"),
+    *_family("ShuffleNetV2", "shufflenet_v2_x0_5", "shufflenet_v2_x1_0"),
+    *_family("MNASNet", "mnasnet0_5"),
+    *_family("VGG", "vgg11", "vgg16_bn"),
+    *_family("AlexNet", "alexnet"),
+    *_family("SqueezeNet", "squeezenet1_1"),
+    Architecture("vit_b_16", "Vision transformer", PATCHES, built_for_size=True),
+    *_family("Swin", "swin_t", "swin_v2_t"),
+    *_family("FCN (a class, where it is predicted)", "fcn_resnet50"),
+    *_family("ResNet, regression head", "resnet18:regression"),
+    *_family("timm, D stem", "timm:resnet26d"),
+    *_family("timm, squeeze and excitation", "timm:seresnet50", "timm:seresnext26d_32x4d"),
+    *_family("timm, ECA", "timm:ecaresnet26t"),
+    *_family("timm, anti-aliasing", "timm:resnetblur50", "timm:resnetaa50"),
+    *_family("timm, pre-activation", "timm:resnetv2_50", "timm:resnetv2_50x1_bit"),
+    *_family("timm, selective kernels", "timm:skresnet18"),
+    *_family("ResNeSt", "timm:resnest14d", "timm:resnest26d"),
+    *_family("SelecSLS", "timm:selecsls42b"),
+    *_family("RepVGG", "timm:repvgg_a2"),
+    *_family("HRNet", "timm:hrnet_w18_small"),
+    *_family("NFNet", "timm:dm_nfnet_f0"),
+    *_family("ConvNeXtV2", "timm:convnextv2_atto"),
+    *_family("Res2Net", "timm:res2net50_26w_4s"),
+    *_family("CSPNet", "timm:cspresnet50"),
+    *_family("Dual path", "timm:dpn68"),
+    *_family("GhostNet", "timm:ghostnet_100"),
+    *_family("EfficientNet-Lite", "timm:efficientnet_lite0"),
+    Architecture("timm:deit_tiny_patch16_224", "DeiT", PATCHES, built_for_size=True),
+    *_family("XCiT", "timm:xcit_nano_12_p16_224"),
+    Architecture("timm:coatnet_nano_rw_224", "CoAtNet", PATCHES, built_for_size=True),
+    Architecture("maxvit_t", "MaxViT", ((224, 224), (224, 224))),
+    Architecture("timm:hgnet_tiny", "PP-HGNet", FREE),
+)
+
+GALLERY = (
+    *("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "regnet_y_400mf", "mobilenet_v2"),
+    *("mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "densenet121", "inception_v3"),
+    *("shufflenet_v2_x1_0", "vgg16_bn", "vit_b_16", "swin_t", "timm:seresnet50", "timm:resnest26d"),
+    *("timm:hrnet_w18_small", "timm:dm_nfnet_f0"),
+)
+
+
+def build(architecture: Architecture, size: tuple[int, int], seed: int = 0, classes: int = 10) -> nn.Module:
+    """The network with random weights, its normalisation statistics taken from noise, in eval mode."""
+    name, options = architecture.name, {}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        if name.startswith("timm:"):
+            import timm
+
+            options = {"img_size": size} if architecture.built_for_size else {}
+            model = timm.create_model(name.removeprefix("timm:"), pretrained=False, num_classes=classes, **options)
+        elif name == "fcn_resnet50":
+            model = torchvision.models.segmentation.fcn_resnet50(
+                weights=None, weights_backbone=None, num_classes=classes, aux_loss=True
+            )
+        elif name == "resnet18:regression":
+            model = nn.Sequential(torchvision.models.resnet18(num_classes=1), nn.Flatten(0))
+        else:
+            if name in ("googlenet", "inception_v3"):
+                options = {"aux_logits": False, "init_weights": True}
+            elif architecture.built_for_size:
+                options = {"image_size": size[0]}
+            model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+        return settle(model, size)
+
+
+@torch.no_grad()
+def settle(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """Realistic normalisation: statistics of noise, gains in [0.5, 1.5], offsets in [-0.3, 0.3]."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+    model(torch.randn(4, 3, *size))
+    for norm in norms:
+        if norm.affine:
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.3, 0.3)
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one architecture gave, the worst of both sizes; or why it could not be explained."""
+
+    architecture: Architecture
+    operations: int = 0
+    kinds: int = 0
+    joins: int = 0
+    cuts: int = 0
+    at_input: float = float("nan")
+    at_cuts: float = float("nan")
+    problem: str = ""
+
+
+def measure(architecture: Architecture, batch: int = 4, sizes: Sequence[tuple[int, int]] | None = None) -> Row:
+    """Explain ``batch`` pictures of noise at each size and compare relevance with the seed at every cut."""
+    at_input, at_cuts = [], []
+    row = Row(architecture)
+    for size in dict.fromkeys(sizes or architecture.sizes):
+        model = build(architecture, size)
+        x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
+        lrp = hw.LRP(model, output=architecture.output)
+        start = "logit" if architecture.name.endswith("regression") else "probability"
+        try:
+            e = lrp(x, checkpoints="cuts", start=start)
+        except hw.HeadwaterError as error:
+            return Row(architecture, problem=str(error).split(";")[0])
+        assert e.conservation is not None and e.flow is not None and e.relevance is not None
+        assert e.relevance.isfinite().all(), architecture.name
+        graph = lrp.graph(x)
+        at_input.append(float(e.conservation.error.max()))
+        at_cuts.append(max(float(error.max()) for error in e.conservation.checkpoint_errors.values()))
+        counts = graph.counts()
+        row = Row(
+            architecture,
+            sum(counts.values()),
+            len(counts),
+            len(e.flow.joins),
+            len(e.conservation.checkpoints),
+            max(at_input),
+            max(at_cuts),
+        )
+    return row
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| family | network | operations | kinds | joins | cuts | error at the picture | worst error at a cut |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        name = f"`{row.architecture.name}`"
+        if row.problem:
+            lines.append(f"| {row.architecture.family} | {name} | not explained: {row.problem} | | | | | |")
+        else:
+            numbers = (
+                f"{row.operations} | {row.kinds} | {row.joins} | {row.cuts} | {row.at_input:.1e} | {row.at_cuts:.1e}"
+            )
+            lines.append(f"| {row.architecture.family} | {name} | {numbers} |")
+    return "\n".join(lines)
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The documentation page with the table."""
+    explained = [row for row in rows if not row.problem]
+    good = sum(row.at_cuts <= LIMIT for row in explained)
+    return f"""# What was tried
+
+{good} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the picture and at every cut:
+every value that all paths from the picture to the output cross, found from the graph. Composite `otsuki2024`, random
+weights, normalisation statistics of noise, batches of four, two picture sizes (96 x 96 and 97 x 121; 128 x 128 where
+patches must fit; 224 x 224 for MaxViT), the worst of all. torch {torch.__version__.split("+")[0]}.
+Written by `python -m benchmarks.architectures`.
+
+{table(rows)}
+
+One picture through twenty of them, by `python -m benchmarks.architectures --gallery`. The weights are **random**: what
+shows is what the architecture alone does with relevance, its strides, windows and patches, not what a trained network
+saw.
+
+![Maps of one picture through twenty architectures](images/architectures.png)
+"""
+
+
+def gallery(picture: Path) -> bytes:
+    """One picture through twenty architectures with random weights, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from headwater.data.pictures import open_picture
+    from headwater.data.preprocessing import Preprocessing
+    from headwater.report.pictures import shown
+
+    preprocessing = Preprocessing(224, 224)
+    x: Tensor = preprocessing(open_picture(picture))[None]
+    known = {architecture.name: architecture for architecture in ARCHITECTURES}
+    canvas = Figure(figsize=(11, 9.4), dpi=110)
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(4, 5)
+    for axis, name in zip(axes.flat, GALLERY, strict=True):
+        model = build(known[name], (224, 224))
+        view = shown(hw.LRP(model)(x).heatmap[0].numpy())
+        axis.imshow(view.values, norm=view.norm, cmap=view.colormap, interpolation="none")
+        axis.set_title(name, fontsize=8)
+        axis.set_axis_off()
+    canvas.subplots_adjust(0.01, 0.01, 0.99, 0.97, 0.04, 0.1)
+    stream = io.BytesIO()
+    canvas.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--gallery", action="store_true", help="draw one picture through twenty networks")
+    parser.add_argument("--picture", type=Path, default=ROOT / "examples" / "tabby.jpg")
+    arguments = parser.parse_args()
+    if arguments.gallery:
+        print(write_bytes(ROOT / "docs" / "images" / "architectures.png", gallery(arguments.picture)))
+        return
+    rows = []
+    for architecture in ARCHITECTURES:
+        rows.append(measure(architecture))
+        print(table(rows[-1:]).splitlines()[-1], flush=True)
+    print(write_text(ROOT / "docs" / "architectures.md", page(rows)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Insertion and deletion: how the class probability follows the pixels that a map calls important."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headwater.errors import InputError
+from headwater.graph import skeleton
+
+Protocol = Literal["published", "budget"]
+Baseline = Literal["black", "mean", "blur"]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class InsertionDeletion:
+    """Curves and the areas under them, for each picture.
+
+    Attributes:
+        insertion: area under the insertion curve, ``(N,)``, in [0, 1]; the higher the better.
+        deletion: area under the deletion curve, ``(N,)``, in [0, 1]; the lower the better.
+        insertion_curve: probability of the label at each point, ``(N, points)``.
+        deletion_curve: likewise.
+        fraction: part of the pixels that are inserted (or deleted) at each point, ``(N, points)``, in [0, 1].
+        protocol: which of the two protocols it is.
+    """
+
+    insertion: Tensor
+    deletion: Tensor
+    insertion_curve: Tensor
+    deletion_curve: Tensor
+    fraction: Tensor
+    protocol: Protocol
+
+    @property
+    def id(self) -> Tensor:
+        """Insertion minus deletion, ``(N,)``."""
+        return self.insertion - self.deletion
+
+
+def insertion_deletion(
+    model: nn.Module,
+    x: Tensor,
+    heatmap: Tensor,
+    label: int | Tensor,
+    protocol: Protocol = "published",
+    step: int = 500,
+    *,
+    baseline: Baseline | Tensor = "black",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    resolution: tuple[int, int] | None = None,
+    batch_size: int = 32,
+    seed: int = 42,
+) -> InsertionDeletion:
+    """Insert pixels into an empty picture, and delete them from the full one, in the order of a map.
+
+    Source: Petsiuk et al. 2018; the published protocol is that of Otsuki et al. 2024.
+
+    ``"published"``: point k (from 0) takes the map's value at sorted position ``min(step (k + 1), pixels - 1)`` as the
+    threshold, and *every* pixel at or above it enters. Tied pixels enter together, so a map of few values jumps, and
+    there is no point without pixels. The area is the trapezoid over evenly spaced points.
+
+    ``"budget"``: exactly ``k step`` pixels at point k, from none to all, ties broken at random (``seed``; the same
+    order for every picture). The area is the trapezoid over the part of the pixels.
+
+    A constant map lets everything enter at the first point of ``"published"``, and is a random order in ``"budget"``.
+
+    Args:
+        model: maps pictures to logits ``(N, K)``; it is not changed, and runs as in eval mode.
+        x: pictures ``(N, C, H, W)``, normalised as the network expects.
+        heatmap: one map a picture ``(N, h, w)``; a map smaller than the picture is enlarged bilinearly, pixel centres
+            aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
+        label: class whose probability is followed, one or ``(N,)``; the protocol wants the true one.
+        protocol: see above.
+        step: pixels between two points.
+        baseline: what takes the place of missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
+            it), ``"blur"`` (the picture, blurred by a Gaussian of a tenth of its side), or pictures shaped as ``x``.
+        mean: of each channel in the network's normalisation, for ``"black"``.
+        std: likewise.
+        resolution: rank cells of a grid of so many rows and columns instead of pixels; ``step`` then counts cells.
+        batch_size: pictures at a time in the network.
+        seed: of the random order of ties.
+
+    Raises:
+        InputError: shapes that don't fit, a map that is not finite, labels outside the classes, an unknown option.
+
+    >>> import torch, headwater as hw
+    >>> model = hw.load_model("tiny20")
+    >>> x = torch.rand(2, 3, 64, 64)
+    >>> result = insertion_deletion(model, x, torch.rand(2, 64, 64), label=3, protocol="budget", step=512)
+    >>> result.id.shape, result.insertion_curve.shape
+    (torch.Size([2]), torch.Size([2, 9]))
+    """
+    _check(x, heatmap, protocol, step, batch_size)
+    with torch.no_grad():
+        network = skeleton(model)
+        rank, ordered = _rank(heatmap, resolution or tuple(x.shape[2:]), protocol, seed)
+        counts = _counts(ordered, protocol, step)
+        missing = _missing(x, baseline, mean, std)
+        labels = torch.as_tensor(label, device=x.device).long().expand(len(x))
+        curves = _curves(network, x, missing, rank, counts, labels, batch_size)
+    fraction = counts / rank[0].numel()
+    widths = fraction.diff() if protocol == "budget" else torch.full_like(fraction[:, 1:], 1 / (counts.shape[1] - 1))
+    insertion, deletion = curves
+
+    def area(curve: Tensor) -> Tensor:
+        return ((curve[:, 1:] + curve[:, :-1]) / 2 * widths).sum(1)
+
+    return InsertionDeletion(area(insertion), area(deletion), insertion, deletion, fraction, protocol)
+
+
+def _rank(heatmap: Tensor, size: tuple[int, ...], protocol: Protocol, seed: int) -> tuple[Tensor, Tensor]:
+    """Place of each pixel in the order of falling relevance, ``(N, *size)``, and the values in that order."""
+    if heatmap.shape[1:] != size:
+        heatmap = functional.interpolate(heatmap[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    flat = heatmap.flatten(1)
+    shuffle = torch.arange(flat.shape[1])
+    if protocol == "budget":
+        shuffle = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed))
+    shuffle = shuffle.to(flat.device)
+    ordered, order = flat[:, shuffle].sort(dim=1, descending=True, stable=True)
+    places = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, shuffle[order], places)
+    return rank.view(-1, *size), ordered
+
+
+def _counts(ordered: Tensor, protocol: Protocol, step: int) -> Tensor:
+    """How many pixels have entered at each point, ``(N, points)``."""
+    count, pixels = ordered.shape
+    points = math.ceil(pixels / step)
+    if protocol == "budget":
+        return (torch.arange(points + 1, device=ordered.device) * step).clamp(max=pixels).expand(count, -1)
+    positions = (torch.arange(1, points + 1, device=ordered.device) * step).clamp(max=pixels - 1)
+    thresholds = ordered[:, positions]
+    # The values fall, so those at or above the threshold are counted by where it would be inserted behind its equals.
+    return torch.searchsorted(-ordered, -thresholds.contiguous(), right=True)
+
+
+def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """What stands where pixels are missing, shaped as ``x``."""
+    if isinstance(baseline, Tensor):
+        if baseline.shape != x.shape:
+            raise InputError(f"baseline is {tuple(baseline.shape)}, the pictures are {tuple(x.shape)}")
+        return baseline.to(x)
+    if baseline == "black":
+        if len(mean) != x.shape[1] or len(std) != x.shape[1]:
+            raise InputError(f"mean and std need {x.shape[1]} channels, got {len(mean)} and {len(std)}")
+        black = -torch.tensor(mean, device=x.device, dtype=x.dtype) / torch.tensor(std, device=x.device, dtype=x.dtype)
+        return black.view(-1, 1, 1).expand_as(x)
+    if baseline == "mean":
+        return torch.zeros_like(x)
+    if baseline == "blur":
+        return _blurred(x)
+    raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))} or pictures, got {baseline!r}")
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """Gaussian blur, its deviation a tenth of the shorter side, the border repeated."""
+    sigma = min(x.shape[2:]) / 10
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
+    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
+    padded = functional.pad(x, (radius,) * 4, mode="replicate")
+    rows = functional.conv2d(padded, kernel[:, :, None], groups=x.shape[1])
+    return functional.conv2d(rows, kernel[..., None], groups=x.shape[1])
+
+
+def _curves(
+    network: nn.Module, x: Tensor, missing: Tensor, rank: Tensor, counts: Tensor, labels: Tensor, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Probability of the label at each point of both curves, every different picture evaluated once, in full batches.
+
+    A job is a picture with its first ``count`` pixels (insertion), or without them (deletion). A deletion of nothing
+    is the insertion of everything, and the other way round.
+    """
+    pixels = rank[0].numel()
+    picture = torch.arange(len(x), device=x.device)[:, None].expand_as(counts)
+    inserted = torch.stack([picture, torch.zeros_like(counts), counts], 2)
+    deleted = torch.stack([picture, torch.ones_like(counts), counts], 2)
+    ends = (counts == 0) | (counts == pixels)
+    deleted = torch.where(ends[..., None], torch.stack([picture, 0 * counts, pixels - counts], 2), deleted)
+    jobs, where = torch.stack([inserted, deleted]).flatten(0, 2).unique(dim=0, return_inverse=True)
+    probabilities = torch.empty(len(jobs), device=x.device, dtype=x.dtype)
+    for start in range(0, len(jobs), batch_size):
+        which, deletes, count = jobs[start : start + batch_size].unbind(1)
+        entered = rank[which] < count[:, None, None]
+        kept = (entered != deletes[:, None, None].bool())[:, None]
+        if kept.shape[2:] != x.shape[2:]:
+            kept = functional.interpolate(kept.to(x.dtype), x.shape[2:]).bool()
+        mixed = torch.where(kept, x[which], missing[which]).contiguous(memory_format=torch.channels_last)
+        logits = network(mixed)
+        if start == 0:
+            _check_labels(labels, logits)
+        chosen = logits.softmax(1).gather(1, labels[which, None])[:, 0]
+        probabilities[start : start + batch_size] = chosen.to(x.dtype)
+    insertion, deletion = probabilities[where].view(2, *counts.shape)
+    return insertion, deletion
+
+
+def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int) -> None:
+    if protocol not in get_args(Protocol):
+        raise InputError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
+    if step < 1 or batch_size < 1:
+        raise InputError(f"step and batch_size must be at least 1, got {step} and {batch_size}")
+    if x.ndim != 4 or heatmap.ndim != 3 or len(x) != len(heatmap) or 0 in x.shape:
+        raise InputError(
+            "pictures must be (N, C, H, W) and maps (N, h, w) for as many; "
+            f"got {tuple(x.shape)}, {tuple(heatmap.shape)}"
+        )
+    if heatmap.shape[1] > x.shape[2] or heatmap.shape[2] > x.shape[3]:
+        raise InputError(
+            f"maps of {tuple(heatmap.shape[1:])} are larger than the pictures {tuple(x.shape[2:])}; reduce them first"
+        )
+    if not heatmap.is_floating_point() or not heatmap.isfinite().all():
+        raise InputError("the maps must be floating point, without NaN or infinity")
+
+
+def _check_labels(labels: Tensor, logits: Tensor) -> None:
+    if logits.ndim != 2:
+        raise InputError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
+    if ((labels < 0) | (labels >= logits.shape[1])).any():
+        raise InputError(
+            f"labels {labels.tolist()} are out of range; the network has classes 0 to {logits.shape[1] - 1}"
+        )
