@@ -181,11 +181,13 @@ def methods() -> None:
     """List the explanation methods, with what each does."""
     from headwater.composites import list_composites, load_composite
     from headwater.methods import list_methods
+    from headwater.methods.baselines import BASELINES
 
     table = Table("method", "kind", "splitting at joins", box=None)
     for name in list_methods():
         composite = load_composite(name) if name in list_composites() else None
-        table.add_row(name, "LRP" if composite else "", str(composite.splitting) if composite else "")
+        kind = "LRP" if composite else "baseline" if name in BASELINES else "registered"
+        table.add_row(name, kind, str(composite.splitting) if composite else "")
     console.print(table)
 
 

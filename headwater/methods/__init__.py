@@ -11,11 +11,12 @@ from headwater.composites import list_composites
 from headwater.errors import InputError
 from headwater.explanation import Explanation
 from headwater.lrp import LRP
+from headwater.methods.baselines import BASELINES
 
 Method = Callable[..., Explanation]
 """``method(x, target=None)``: pictures ``(N, C, H, W)``; the predicted class where no target is given."""
 
-_METHODS: dict[str, Callable[[nn.Module], Method]] = {}
+_METHODS: dict[str, Callable[[nn.Module], Method]] = dict(BASELINES)
 
 
 def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:
@@ -37,6 +38,7 @@ def load_method(name: str, model: nn.Module) -> Method:
 
     Raises:
         InputError: no method has that name.
+        MissingDependencyError: the library that does the work is not installed.
 
     >>> import torch, headwater as hw
     >>> method = load_method("otsuki2024-ii", hw.load_model("tiny20"))

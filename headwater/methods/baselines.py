@@ -1,0 +1,222 @@
+"""What LRP is compared with: Captum and a CAM library do the work, here they get one interface.
+
+Every baseline explains the class's logit, works on a copy of the network (see :mod:`headwater.methods.rebuilt`), and
+returns a map in the picture's size; the account (``conservation``) is ``None``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from headwater.errors import InputError, MissingDependencyError, TraceError
+from headwater.explanation import Explanation
+from headwater.graph import Graph, trace
+from headwater.methods.rebuilt import Rebuilt
+from headwater.seed import Target, check_target
+
+_GRAPHS = 8  # picture sizes for which the list of operations is kept
+
+
+class Baseline(ABC):
+    """A method for one model: ``method(x, target=None)`` returns an :class:`Explanation`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self.model = model
+        self._graphs: OrderedDict[tuple[object, ...], Graph] = OrderedDict()
+
+    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
+        """Explain pictures.
+
+        Args:
+            x: pictures ``(N, C, H, W)``, normalised as the network expects.
+            target: class to explain: ``None`` for the predicted one, an int for all pictures, or long ``(N,)``.
+
+        Raises:
+            InputError: the pictures or the target do not fit.
+            TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
+        """
+        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"pictures must be a floating-point tensor (N, C, H, W), got {given}")
+        x = x.detach()
+        with _isolated():
+            network = Rebuilt(self._graph(x), self.model, self._addition())
+            with torch.no_grad():
+                logits = network(x)
+            if logits.ndim != 2:
+                raise TraceError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
+            classes = check_target(target, logits)
+            heatmap, relevance = self.explain(network, x, classes)
+        return Explanation(
+            heatmap=heatmap,
+            logits=logits,
+            probability=logits.softmax(1).gather(1, classes[:, None])[:, 0],
+            target=classes,
+            relevance=relevance,
+        )
+
+    @abstractmethod
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The map ``(N, H, W)``, and the attribution of each input value where the method has one."""
+
+    def _addition(self) -> Callable[[], nn.Module] | None:
+        return None
+
+    def _graph(self, x: Tensor) -> Graph:
+        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device)
+        for known in (key, (*key, len(x))):
+            if known in self._graphs:
+                return self._graphs[known]
+        graph = trace(self.model, x)
+        self._graphs[key if graph.batch is None else (*key, len(x))] = graph
+        while len(self._graphs) > _GRAPHS:
+            self._graphs.popitem(last=False)
+        return graph
+
+
+class Captum(Baseline):
+    """One of Captum's attribution methods; the map is the sum over channels.
+
+    Args:
+        model: the network.
+        algorithm: name of the class in ``captum.attr``.
+        options: for its ``attribute``.
+    """
+
+    def __init__(self, model: nn.Module, algorithm: str, **options: Any) -> None:
+        super().__init__(model)
+        self.algorithm = getattr(_library("captum.attr", "captum"), algorithm)
+        self.options = options
+
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+        relevance = self.algorithm(network).attribute(x.clone().requires_grad_(), target=classes, **self.options)
+        relevance = relevance.detach()
+        return relevance.sum(1), relevance
+
+
+class CaptumLRP(Baseline):
+    """Captum's own LRP, the baseline of Otsuki et al.: the epsilon rule, and alpha-beta below the eighth join.
+
+    Args:
+        model: the network.
+        mixture: alpha 1, beta 0 for convolutions before the eighth join, epsilon after it; else epsilon everywhere.
+    """
+
+    def __init__(self, model: nn.Module, mixture: bool = False) -> None:
+        super().__init__(model)
+        self.mixture = mixture
+        self.captum = _library("captum.attr", "captum")
+        self.rules = _library("captum.attr._utils.lrp_rules", "captum")
+
+    def _addition(self) -> Callable[[], nn.Module]:
+        return cast("Callable[[], nn.Module]", _library("captum.attr._utils.custom_modules", "captum").Addition_Module)
+
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+        joins = 0
+        for operation in network.graph.operations:
+            joins += operation.kind == "add" and len(operation.inputs) == 2
+            module = network.calls[operation.name]
+            if not _CAPTUM_KNOWS.intersection(type(c).__name__ for c in [module]):
+                # Captum demands a rule for every module; operations without parameters pass their gradient.
+                module.rule = self.rules.IdentityRule() if _elementwise(operation.kind) else self.rules.EpsilonRule()
+            elif self.mixture and joins < 8 and isinstance(module, nn.Conv2d):
+                module.rule = self.rules.Alpha1_Beta0_Rule()
+        relevance = self.captum.LRP(network).attribute(x.clone().requires_grad_(), target=classes).detach()
+        return relevance.sum(1), relevance
+
+
+_CAPTUM_KNOWS = frozenset(
+    ("Conv2d", "Linear", "BatchNorm2d", "MaxPool2d", "AdaptiveAvgPool2d", "ReLU", "Dropout", "Tanh", "Addition_Module")
+)
+
+
+def _elementwise(kind: str) -> bool:
+    return kind in ("sigmoid", "silu", "hardswish", "relu6", "hardtanh", "gelu", "leaky_relu", "elu")
+
+
+class CAM(Baseline):
+    """A class activation map of the last feature map, enlarged to the picture, in [0, 1].
+
+    Args:
+        model: the network.
+        algorithm: name of the class in ``pytorch_grad_cam``.
+        batch_size: masked pictures at a time, for methods that mask.
+    """
+
+    def __init__(self, model: nn.Module, algorithm: str, batch_size: int = 32) -> None:
+        super().__init__(model)
+        library = _library("pytorch_grad_cam", "grad-cam")
+        self.algorithm, self.batch_size = getattr(library, algorithm), batch_size
+        self.make_target = _library("pytorch_grad_cam.utils.model_targets", "grad-cam").ClassifierOutputTarget
+
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+        targets = [self.make_target(index) for index in classes.tolist()]
+        silence = io.StringIO()  # the library draws a progress bar for every picture
+        with self.algorithm(model=network, target_layers=[network.feature_map()]) as cam:
+            cam.compute_input_gradient, cam.batch_size = cam.uses_gradients, self.batch_size
+            with contextlib.redirect_stderr(silence):
+                maps = cam(input_tensor=x, targets=targets)
+        return torch.from_numpy(maps).to(x), None
+
+
+class Random(Baseline):
+    """Uniform random numbers in [0, 1), a function of the picture's values: what chance reaches.
+
+    Args:
+        model: the network.
+        seed: another one gives other maps.
+    """
+
+    def __init__(self, model: nn.Module, seed: int = 0) -> None:
+        super().__init__(model)
+        self.seed = seed
+
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+        maps = []
+        for picture in x.double().cpu():
+            positions = torch.arange(1, picture.numel() + 1, dtype=torch.float64)
+            number = int((picture.flatten() * positions.cos()).sum().mul(1e6).round().item())
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
+            maps.append(torch.rand(picture.shape[1:], generator=generator))
+        return torch.stack(maps).to(x), None
+
+
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """With gradients, whatever the caller's mode, and without the libraries' warnings about their own hooks."""
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(forward, backward|Setting|required_grads|non-full backward).*")
+        yield
+
+
+def _library(module: str, distribution: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(f"this method needs {distribution}: pip install 'headwater[methods]'") from error
+
+
+BASELINES: dict[str, Callable[[nn.Module], Baseline]] = {
+    "gradient-x-input": lambda model: Captum(model, "InputXGradient"),
+    "integrated-gradients": lambda model: Captum(model, "IntegratedGradients", n_steps=50, internal_batch_size=32),
+    "guided-backprop": lambda model: Captum(model, "GuidedBackprop"),
+    "deeplift": lambda model: Captum(model, "DeepLift"),
+    "lrp-epsilon": CaptumLRP,
+    "lrp-mixture": lambda model: CaptumLRP(model, mixture=True),
+    "gradcam": lambda model: CAM(model, "GradCAM"),
+    "scorecam": lambda model: CAM(model, "ScoreCAM"),
+    "random": Random,
+}
+"""How each baseline is made for a model."""

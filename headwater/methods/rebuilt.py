@@ -1,0 +1,174 @@
+"""A network rebuilt from its list of operations, one module a call, for libraries that hook modules.
+
+Captum and CAM libraries fail on networks that use one ReLU module several times, add in place or call functions. Here
+every operation is a module of its own, never in place. The weights are the user's own tensors, in parameters of ours,
+so nothing that a library does to modules, hooks or gradients reaches the user's model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwater.errors import InputError
+from headwater.graph import Constant, Graph, Operation, Value, Weight
+from headwater.layers import Layer, Lookup
+from headwater.weights import WeightStore
+
+
+class Rebuilt(nn.Module):
+    """The network of ``graph`` with the weights of ``model``, in eval mode.
+
+    Args:
+        graph: list of operations, for pictures of one size.
+        model: whose weights are looked up.
+        addition: makes the module for an addition of two values; one of torch's operations by default.
+    """
+
+    def __init__(self, graph: Graph, model: nn.Module, addition: Callable[[], nn.Module] | None = None) -> None:
+        super().__init__()
+        self.graph = graph
+        weights = WeightStore(model, (name for operation in graph.operations for name in operation.weights))
+        weights.refresh()
+        self.tensors = weights.tensors
+        self._values: dict[str, Any] = {}
+        self.calls = nn.ModuleDict()
+        for operation in graph.operations:
+            if operation.inputs:
+                module = _module(operation, self.tensors, addition)
+                self.calls[operation.name] = module or _Call(operation, self._lookup)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = self._values = {self.graph.input: x}
+        for operation in self.graph.operations:
+            if operation.inputs:
+                given = (values[name] for name in operation.inputs)
+                values[operation.name] = self.calls[operation.name](*given)
+            else:
+                args, kwargs = operation.bind(self._lookup)
+                values[operation.name] = operation.target(*args, **kwargs)
+        self._values = {}
+        return values[self.graph.output]
+
+    def _lookup(self, leaf: Any) -> Any:
+        if isinstance(leaf, Value):
+            return self._values[leaf.name]
+        if isinstance(leaf, Weight):
+            return self.tensors[leaf.name]
+        return leaf.tensor if isinstance(leaf, Constant) else leaf
+
+    def feature_map(self) -> nn.Module:
+        """The call that makes the last feature map ``(N, C, H, W)`` of more than one pixel, for CAM methods.
+
+        In a ResNet this is the last block's output.
+
+        Raises:
+            InputError: there is none, as in a vision transformer.
+        """
+        for operation in reversed(self.graph.operations):
+            shape = self.graph.shapes.get(operation.name, ())
+            if operation.inputs and len(shape) == 4 and (shape[2] or 0) * (shape[3] or 0) > 1:
+                return self.calls[operation.name]
+        raise InputError("the network has no feature map (N, C, H, W) of more than one pixel; CAM methods need one")
+
+
+class _Call(nn.Module):
+    """Any operation without a module class of its own; takes the values of the picture, and nothing else."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__()
+        self.layer = Layer(operation, lookup)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.layer.run(inputs)
+
+
+def _module(
+    operation: Operation, tensors: dict[str, Tensor], addition: Callable[[], nn.Module] | None
+) -> nn.Module | None:
+    """The module of torch that does what ``operation`` does, if there is one."""
+    kind, args = operation.kind, operation.args
+    if len(operation.inputs) == 2 and kind == "add" and addition is not None and len(args) == 2:
+        return addition()
+    make = _MODULES.get(kind)
+    simple = len(operation.inputs) == 1 and isinstance(args[0], Value) and args[0].name == operation.inputs[0]
+    others = [a for a in args[1:] if isinstance(a, (Value, Constant))]
+    if make is None or not simple or others or operation.kwargs:
+        return None
+    bound = [tensors[a.name] if isinstance(a, Weight) else a for a in args[1:]]
+    return make(*bound)
+
+
+def _conv2d(
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> nn.Module:
+    out, per_group, *kernel = weight.shape
+    pair: Callable[[Any], Any] = lambda v: tuple(v) * (3 - len(v)) if isinstance(v, list) else v  # noqa: E731
+    module = nn.Conv2d(
+        per_group * groups,
+        out,
+        (kernel[0], kernel[1]),
+        pair(stride),
+        pair(padding),
+        pair(dilation),
+        groups,
+        bias is not None,
+        device="meta",
+    )
+    return _with(module, weight=weight, bias=bias)
+
+
+def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Module:
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    return _with(module, weight=weight, bias=bias)
+
+
+def _batch_norm(
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *_: Any,
+) -> nn.Module:
+    module = nn.BatchNorm2d(len(mean), eps, momentum, weight is not None, device="meta")
+    module.running_mean, module.running_var = mean, variance
+    module.num_batches_tracked = torch.zeros((), dtype=torch.long, device=mean.device)
+    return _with(module, weight=weight, bias=bias)
+
+
+def _with(module: nn.Module, **parameters: Tensor | None) -> nn.Module:
+    """``module`` with parameters of its own that share memory with the given tensors."""
+    for name, tensor in parameters.items():
+        setattr(module, name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+    return module
+
+
+def _max_pool(kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> nn.Module:
+    return nn.MaxPool2d(kernel, stride or kernel, padding, dilation, ceil_mode=ceil)
+
+
+_MODULES: dict[str, Callable[..., nn.Module]] = {
+    "conv2d": _conv2d,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "max_pool2d": _max_pool,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "dropout": lambda *_: nn.Dropout(),
+}

@@ -1,0 +1,179 @@
+"""The baselines: one interface, the libraries' own numbers, and a model that stays as it was."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torchvision
+from conftest import settle
+from torch import nn
+
+import headwater as hw
+from headwater.errors import InputError, MissingDependencyError, TraceError
+from headwater.graph import trace
+from headwater.methods.baselines import BASELINES
+from headwater.methods.rebuilt import Rebuilt
+
+
+@pytest.fixture(autouse=True)
+def libraries():
+    pytest.importorskip("captum")
+    pytest.importorskip("pytorch_grad_cam")
+
+
+class Plain(nn.Module):
+    """No reused module, nothing in place: what the libraries are written for."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU())
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.pool(self.features(x)).flatten(1))
+
+
+@pytest.fixture
+def plain():
+    torch.manual_seed(0)
+    return Plain().eval()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_method_has_one_interface(tiny, pictures, name):
+    method = hw.load_method(name, tiny)
+    e = method(pictures)
+    assert e.heatmap.shape == (3, 16, 12)
+    assert e.heatmap.isfinite().all()
+    torch.testing.assert_close(e.logits, tiny(pictures))
+    assert torch.equal(e.target, e.logits.argmax(1))
+    torch.testing.assert_close(e.probability, e.logits.softmax(1).amax(1))
+    chosen = method(pictures, torch.tensor([0, 1, 2]))
+    assert chosen.target.tolist() == [0, 1, 2]
+    assert method(pictures, 3).target.tolist() == [3, 3, 3]
+    if e.relevance is not None:
+        torch.testing.assert_close(e.relevance.sum(1), e.heatmap)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_pictures_stay_apart_and_the_same_call_gives_the_same_map(tiny, pictures, name):
+    method = hw.load_method(name, tiny)
+    together = method(pictures).heatmap
+    assert torch.equal(together, hw.load_method(name, tiny)(pictures).heatmap)
+    largest = together.abs().amax((1, 2), keepdim=True)
+    alone = torch.cat([method(one[None]).heatmap for one in pictures])
+    assert ((together - alone).abs() <= 1e-4 * largest).all()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_model_is_untouched(tiny, pictures, name):
+    tiny.train()
+    tiny.block1.eval()
+    tiny.stem.weight.requires_grad_(False)
+    tiny.head.weight.grad = torch.ones_like(tiny.head.weight)
+    modes = {path: module.training for path, module in tiny.named_modules()}
+    state = {key: tensor.clone() for key, tensor in tiny.state_dict().items()}
+    expected = hw.LRP(tiny)(pictures).logits
+    e = hw.load_method(name, tiny)(pictures)
+    torch.testing.assert_close(e.logits, expected)
+    with pytest.raises(InputError):
+        hw.load_method(name, tiny)(pictures, 17)
+    assert {path: module.training for path, module in tiny.named_modules()} == modes
+    assert all(torch.equal(tensor, state[key]) for key, tensor in tiny.state_dict().items())
+    assert not tiny.stem.weight.requires_grad
+    assert torch.equal(tiny.head.weight.grad, torch.ones_like(tiny.head.weight))
+    assert tiny.block1.conv1.weight.grad is None
+    assert all(not m._forward_hooks and not m._backward_hooks and not m._forward_pre_hooks for m in tiny.modules())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm", "options"),
+    [
+        ("gradient-x-input", "InputXGradient", {}),
+        ("integrated-gradients", "IntegratedGradients", {"n_steps": 50}),
+        ("guided-backprop", "GuidedBackprop", {}),
+        ("deeplift", "DeepLift", {}),
+        ("lrp-epsilon", "LRP", {}),
+    ],
+)
+def test_numbers_are_captums_own(plain, pictures, name, algorithm, options):
+    import captum.attr
+
+    expected = getattr(captum.attr, algorithm)(plain).attribute(pictures.clone().requires_grad_(), target=2, **options)
+    relevance = hw.load_method(name, plain)(pictures, 2).relevance
+    torch.testing.assert_close(relevance, expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_gradcam_is_its_formula(plain, pictures):
+    features = plain.features(pictures)
+    logits = plain.head(plain.pool(features).flatten(1))
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), features)
+    cam = (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu().detach()
+
+    def scaled(maps):
+        maps = maps - maps.amin((1, 2), keepdim=True)
+        return maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
+
+    expected = nn.functional.interpolate(scaled(cam)[:, None], (16, 12), mode="bilinear", align_corners=False)[:, 0]
+    expected = scaled(expected)
+    heatmap = hw.load_method("gradcam", plain)(pictures, 1).heatmap
+    torch.testing.assert_close(heatmap, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_cam_layer_of_a_resnet_is_its_last_block():
+    model = torchvision.models.resnet18(num_classes=5).eval()
+    x = torch.randn(1, 3, 64, 64)
+    network, seen = Rebuilt(trace(model, x), model), []
+    network.feature_map().register_forward_hook(lambda m, i, o: seen.append(o))
+    network(x)
+    blocks = []
+    model.layer4[1].register_forward_hook(lambda m, i, o: blocks.append(o))
+    model(x)
+    torch.testing.assert_close(seen[0], blocks[0])
+
+
+def test_a_network_without_feature_maps_has_no_cam(pictures):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(576, 4)).eval()
+    with pytest.raises(InputError, match="no feature map"):
+        hw.load_method("gradcam", model)(pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in BASELINES if n != "scorecam"])
+@pytest.mark.parametrize("arch", ["resnet50", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "regnet_y_400mf"])
+def test_methods_work_on_real_architectures(arch, name):
+    torch.manual_seed(0)
+    model = settle(torchvision.models.get_model(arch, weights=None, num_classes=7))
+    x = torch.randn(2, 3, 96, 64)
+    e = hw.load_method(name, model)(x)
+    torch.testing.assert_close(e.logits, model(x), rtol=1e-4, atol=1e-4)
+    assert e.heatmap.isfinite().all()
+    assert (e.heatmap.flatten(1).std(1) > 0).all()
+
+
+def test_random_maps_follow_the_picture_and_the_seed(tiny, pictures):
+    from headwater.methods.baselines import Random
+
+    first = Random(tiny)(pictures).heatmap
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, Random(tiny, seed=1)(pictures).heatmap)
+
+
+@pytest.mark.parametrize(("name", "module"), [("deeplift", "captum.attr"), ("gradcam", "pytorch_grad_cam")])
+def test_a_missing_library_names_the_extra(tiny, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"headwater\[methods\]"):
+        hw.load_method(name, tiny)
+
+
+def test_bad_input(tiny, pictures):
+    method = hw.load_method("gradient-x-input", tiny)
+    with pytest.raises(InputError, match=r"\(N, C, H, W\)"):
+        method(pictures[0])
+    with pytest.raises(InputError, match="out of range"):
+        method(pictures, 9)
+    with pytest.raises(TraceError, match=r"logits \(N, K\)"):
+        hw.load_method("gradient-x-input", nn.Conv2d(3, 2, 1))(pictures)
