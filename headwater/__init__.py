@@ -19,6 +19,7 @@ from headwater.metrics import InsertionDeletion, insertion_deletion
 
 if TYPE_CHECKING:
     from headwater.data.preprocessing import Preprocessing
+    from headwater.evaluation import Settings, evaluate
     from headwater.models.registry import ModelCard, list_models, load_model
     from headwater.picture_explanation import PictureExplanation, explain, explain_files
     from headwater.report.pictures import Style
@@ -30,6 +31,8 @@ _LAZY = {
     "PictureExplanation": "headwater.picture_explanation",
     "Preprocessing": "headwater.data.preprocessing",
     "Style": "headwater.report.pictures",
+    "Settings": "headwater.evaluation",
+    "evaluate": "headwater.evaluation",
     "explain": "headwater.picture_explanation",
     "explain_files": "headwater.picture_explanation",
     "list_models": "headwater.models.registry",
@@ -48,7 +51,9 @@ __all__ = [
     "ModelCard",
     "PictureExplanation",
     "Preprocessing",
+    "Settings",
     "Style",
+    "evaluate",
     "explain",
     "explain_files",
     "heat_quantization",

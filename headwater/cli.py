@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -142,6 +142,69 @@ def _device(name: str | None) -> str:
     except Exception as error:  # torch raises a different type for each backend that is missing
         raise InputError(f"device {chosen!r} is not available here: {str(error).splitlines()[0]}") from error
     return chosen
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Folder with labelled pictures.")],
+    methods: Annotated[str, typer.Option(help="Names, separated by commas; NAME+hq for the quantized map.")],
+    out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished run in it goes on.")],
+    model: Annotated[str | None, typer.Option(help="Name or checkpoint file; ResNet-50 if not given.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
+    weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
+    samples: Annotated[int, typer.Option(help="Pictures, balanced over the classes.", min=1)] = 1000,
+    protocol: Annotated[
+        str, typer.Option(help="published, budget, or both, separated by commas.")
+    ] = "published,budget",
+    split: Annotated[str, typer.Option(help="Of the data set.")] = "val",
+    seed: Annotated[int, typer.Option(help="Of the sample and of ties.")] = 42,
+    step: Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 16,
+    devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
+) -> None:
+    """Measure methods on labelled pictures: insertion, deletion, conservation, localisation."""
+    from headwater import evaluation
+    from headwater.files import write_bytes, write_text
+    from headwater.metrics.insertion_deletion import Protocol
+    from headwater.models import load_model
+    from headwater.picture_explanation import default_model
+    from headwater.report.tables import SummaryTable, curves_figure
+
+    protocols = cast("tuple[Protocol, ...]", tuple(_names(protocol)))
+    settings = evaluation.Settings(tuple(_names(methods)), samples, protocols, split, seed, step, batch_size)
+    network = default_model() if model is None else load_model(model, weights, arch)
+    places = [_device(name) for name in _names(devices)] if devices else [_device(None)]
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, rate="")
+
+        def progress(done: int, total: int, seconds: float) -> None:
+            rate = f"{done / seconds:.2f} pictures/s" if seconds else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+            if not console.is_terminal:
+                left = seconds / done * (total - done)
+                console.print(f"{done} of {total} pictures, {rate}, {left:.0f} s left", markup=False)
+
+        table = evaluation.evaluate(
+            network if len(places) > 1 else network.to(places[0]),
+            data,
+            settings,
+            out,
+            devices=places if len(places) > 1 else (),
+            progress=progress,
+        )
+    baselines = [name for name in settings.methods if evaluation.is_baseline(name)]
+    summary = SummaryTable.of(table, baselines)
+    write_text(out / "summary.csv", summary.csv())
+    write_text(out / "summary.md", summary.markdown() + "\n")
+    write_text(out / "summary.tex", summary.latex())
+    write_bytes(out / "curves.png", curves_figure(json.loads((out / "curves.json").read_text())))
+    console.print(summary.markdown(), markup=False)
+    console.print(f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}", markup=False)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -217,9 +218,10 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
     ['conv2d', 'relu']
     """
     _check_signature(model)
-    program = _export(skeleton(model), x)
-    if any(_mutates_a_view(node) for node in program.graph.nodes):
-        program = program.run_decompositions({})  # rewrites writes into views; costs seconds, so only where needed
+    with _EXPORTING:
+        program = _export(skeleton(model), x)
+        if any(_mutates_a_view(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})  # rewrites writes into views; costs seconds: only where needed
     chosen = _chosen_output(program, output, type(model).__name__)
     reader = _Reader(program)
     for node in program.graph.nodes:
@@ -234,6 +236,10 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
         raise TraceError(f"the output of {type(model).__name__} does not depend on the picture.")
     batch = reader.shapes[reader.picture][0]
     return _without_dead_ends(Graph(tuple(reader.operations), reader.picture, result.name, batch, reader.shapes))
+
+
+_EXPORTING = threading.Lock()
+"""torch.export is not made for several threads at a time."""
 
 
 class _Reader:

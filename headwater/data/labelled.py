@@ -1,0 +1,259 @@
+"""Labelled pictures from the folder layouts that researchers have, found by what is in the folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from headwater.data.pictures import open_picture
+from headwater.data.preprocessing import Box
+from headwater.errors import DataError, PictureError
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class LabelledPicture:
+    """One picture of a data set.
+
+    Attributes:
+        name: unique in the data set.
+        label: index of its class.
+        source: the file, or the tar file that it is in.
+        span: where in the tar file it begins, and its length, in bytes; ``None`` for a file of its own.
+        boxes: where its object is, in pixels of the picture as stored; empty where that is not known.
+    """
+
+    name: str
+    label: int
+    source: Path
+    span: tuple[int, int] | None = None
+    boxes: tuple[Box, ...] = ()
+
+    def open(self) -> Image.Image:
+        """The picture, RGB and upright.
+
+        Raises:
+            PictureError: it cannot be read.
+        """
+        if self.span is None:
+            return open_picture(self.source)
+        try:
+            with self.source.open("rb") as file:
+                file.seek(self.span[0])
+                return Image.open(io.BytesIO(file.read(self.span[1]))).convert("RGB")
+        except OSError as error:
+            raise PictureError(f"{self.source}: {self.name} cannot be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class LabelledPictures:
+    """A data set: its layout, its pictures in a fixed order, and the names of its classes where they are known."""
+
+    layout: str
+    pictures: tuple[LabelledPicture, ...]
+    classes: tuple[str, ...] | None = None
+
+    def sample(self, count: int, seed: int = 42) -> tuple[LabelledPicture, ...]:
+        """``count`` pictures, as many of each class as possible, in a random order that the seed fixes.
+
+        With 1,000 of ImageNet's validation pictures that is one a class, with 1,000 of CUB's test pictures five.
+
+        Raises:
+            DataError: there are not so many pictures, or a class has too few for its share.
+        """
+        if not 1 <= count <= len(self.pictures):
+            raise DataError(f"{count} pictures asked of {len(self.pictures)}")
+        generator = torch.Generator().manual_seed(seed)
+        by_class: dict[int, list[LabelledPicture]] = defaultdict(list)
+        for picture in self.pictures:
+            by_class[picture.label].append(picture)
+        labels = sorted(by_class)
+        share, more = divmod(count, len(labels))
+        lucky = {labels[k] for k in torch.randperm(len(labels), generator=generator)[:more].tolist()}
+        chosen = []
+        for label in labels:
+            wanted, there = share + (label in lucky), by_class[label]
+            if wanted > len(there):
+                raise DataError(
+                    f"a balanced sample of {count} needs {wanted} pictures of class {label}, which has {len(there)}; "
+                    "ask for fewer"
+                )
+            chosen += [there[k] for k in torch.randperm(len(there), generator=generator)[:wanted].tolist()]
+        return tuple(chosen[k] for k in torch.randperm(len(chosen), generator=generator).tolist())
+
+
+def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
+    """Find out what layout ``root`` has, and list its pictures.
+
+    Layouts, in the order in which they are looked for:
+
+    - ``tiny20``: ``classes.csv`` with a folder or tar file for the split, and ``boxes.csv``.
+    - ``cub-200-2011``: ``images.txt``, ``image_class_labels.txt``, ``train_test_split.txt``, ``classes.txt`` and the
+      folder ``images``; splits ``"train"`` and ``"val"`` (or ``"test"``), with boxes.
+    - ``imagenet-flat``: ``ILSVRC2012_val_00000001.JPEG`` and so on, with the devkit's
+      ``ILSVRC2012_validation_ground_truth.txt`` and ``meta`` mapping (``LOC_synset_mapping.txt`` or ``synsets.txt``).
+    - ``flat``: pictures called ``<wnid>_<anything>``; the sorted wnids are the classes.
+    - ``folders``: one folder a class, sorted (torchvision's ImageFolder; ImageNet's validation folder), directly or in
+      a folder called as the split. Annotations in ``<picture>.xml`` (ImageNet's format) give boxes.
+
+    Raises:
+        DataError: none fits, or a part is missing; says what was found and what is expected.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder")
+    loaders: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], LabelledPictures]], ...] = (
+        (lambda r: (r / "classes.csv").is_file(), _tiny20),
+        (lambda r: (r / "images.txt").is_file() or (r / "image_class_labels.txt").is_file(), _cub),
+        (lambda r: next(r.glob("ILSVRC2012_val_*.JPEG"), None) is not None, _imagenet_flat),
+        (lambda r: any(_wnid(p) for p in r.iterdir() if p.is_file()), _flat),
+        (lambda r: any(p.is_dir() for p in r.iterdir()), _folders),
+    )
+    for fits, load in loaders:
+        if fits(root):
+            found = load(root, split)
+            if not found.pictures:
+                raise DataError(f"{root} looks like {found.layout!r} but holds no picture of split {split!r}")
+            return found
+    contents = sorted(p.name for p in root.iterdir())
+    seen = f"{len(contents)} entries ({', '.join(contents[:4])}, ...)" if contents else "nothing"
+    raise DataError(
+        f"{root}: found {seen}; expected one folder a class, pictures called <wnid>_<name>.jpg, ImageNet's validation "
+        "pictures with the devkit's ground truth, CUB-200-2011's lists with images/, or tiny20's classes.csv"
+    )
+
+
+def _wnid(path: Path) -> str | None:
+    """The leading synset number of a file name, such as n01440764."""
+    first = path.name.split("_")[0]
+    is_wnid = len(first) == 9 and first[0] == "n" and first[1:].isdigit()
+    return first if is_wnid and path.suffix.lower() in _SUFFIXES else None
+
+
+def _flat(root: Path, split: str) -> LabelledPictures:
+    files = sorted(p for p in root.iterdir() if _wnid(p))
+    wnids = sorted({_wnid(p) or "" for p in files})
+    index = {wnid: k for k, wnid in enumerate(wnids)}
+    pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p) for p in files)
+    return LabelledPictures("flat", pictures, tuple(wnids))
+
+
+def _folders(root: Path, split: str) -> LabelledPictures:
+    root = root / split if (root / split).is_dir() else root
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir())
+    pictures = []
+    for label, name in enumerate(classes):
+        for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in _SUFFIXES):
+            boxes = _xml_boxes(path.with_suffix(".xml"))
+            pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes))
+    return LabelledPictures("folders", tuple(pictures), tuple(classes))
+
+
+def _imagenet_flat(root: Path, split: str) -> LabelledPictures:
+    truth = _first(root, "ILSVRC2012_validation_ground_truth.txt", "data/ILSVRC2012_validation_ground_truth.txt")
+    mapping = _first(root, "synsets.txt", "LOC_synset_mapping.txt")
+    if truth is None or mapping is None:
+        missing = (
+            "ILSVRC2012_validation_ground_truth.txt" if truth is None else "synsets.txt (devkit order of the wnids)"
+        )
+        raise DataError(f"{root}: found ImageNet's validation pictures, but not {missing}")
+    devkit = [line.split()[0] for line in mapping.read_text().splitlines() if line.strip()]
+    sorted_index = {wnid: k for k, wnid in enumerate(sorted(devkit))}
+    numbers = [int(line) for line in truth.read_text().split()]
+    pictures = []
+    for path in sorted(root.glob("ILSVRC2012_val_*.JPEG")):
+        number = int(path.stem.rsplit("_", 1)[1])
+        if not 1 <= number <= len(numbers) or not 1 <= numbers[number - 1] <= len(devkit):
+            raise DataError(f"{truth}: no class for {path.name}; the list has {len(numbers)} entries")
+        label = sorted_index[devkit[numbers[number - 1] - 1]]
+        pictures.append(LabelledPicture(path.name, label, path, boxes=_xml_boxes(path.with_suffix(".xml"))))
+    return LabelledPictures("imagenet-flat", tuple(pictures), tuple(sorted(devkit)))
+
+
+def _first(root: Path, *names: str) -> Path | None:
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def _xml_boxes(path: Path) -> tuple[Box, ...]:
+    """Boxes of an annotation in ImageNet's (Pascal VOC's) format; none where there is no such file."""
+    if not path.is_file():
+        return ()
+    try:
+        tree = ElementTree.parse(path)
+        return tuple(
+            Box(*(float(box.findtext(corner) or "") for corner in ("xmin", "ymin", "xmax", "ymax")))
+            for box in tree.iterfind(".//bndbox")
+        )
+    except (ElementTree.ParseError, ValueError) as error:
+        raise DataError(f"{path} is not an annotation in ImageNet's format ({error})") from error
+
+
+def _tiny20(root: Path, split: str) -> LabelledPictures:
+    with (root / "classes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    index = {row["wnid"]: int(row["index"]) for row in rows}
+    boxes: dict[str, tuple[Box, ...]] = {}
+    if (root / "boxes.csv").is_file():
+        with (root / "boxes.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                corners = [float(row[c]) for c in ("x_min", "y_min", "x_max", "y_max")]
+                boxes[row["file"]] = (Box(corners[0], corners[1], corners[2] + 1, corners[3] + 1),)
+    folder, archive = root / split, root / f"{split}.tar"
+    members: Sequence[tuple[str, Path, tuple[int, int] | None]]
+    if folder.is_dir():
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        members = [(str(p.relative_to(root)), p, None) for p in files]
+    elif archive.is_file():
+        with tarfile.open(archive) as tar:
+            inside = [m for m in tar.getmembers() if m.isfile() and Path(m.name).suffix.lower() in _SUFFIXES]
+        members = sorted((m.name, archive, (m.offset_data, m.size)) for m in inside)
+    else:
+        raise DataError(f"{root}: found classes.csv, but neither {split}/ nor {split}.tar")
+    unknown = next((name for name, *_ in members if Path(name).parts[-2] not in index), None)
+    if unknown is not None:
+        raise DataError(f"{root}: picture {unknown} lies in a folder that classes.csv does not list")
+    pictures = tuple(
+        LabelledPicture(name, index[Path(name).parts[-2]], source, span, boxes.get(Path(name).name, ()))
+        for name, source, span in members
+    )
+    return LabelledPictures("tiny20", pictures, tuple(row["name"] for row in rows))
+
+
+def _cub(root: Path, split: str) -> LabelledPictures:
+    needed = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "bounding_boxes.txt")
+    absent = [name for name in needed if not (root / name).is_file()]
+    if absent:
+        raise DataError(f"{root}: CUB-200-2011 is incomplete, {', '.join(absent)} missing")
+    lists: dict[str, Mapping[str, str]] = {}
+    for name in needed:
+        pairs = (line.split(maxsplit=1) for line in (root / name).read_text().splitlines() if line.strip())
+        lists[name] = {pair[0]: pair[1] for pair in pairs}
+    images, labels, splits, classes, boxes = (lists[name] for name in needed)
+    if not images.keys() == labels.keys() == splits.keys() == boxes.keys():
+        raise DataError(f"{root}: the lists of CUB-200-2011 name different pictures")
+    order = {key: k for k, key in enumerate(classes)}
+    wanted = "1" if split == "train" else "0"
+    pictures, missing = [], 0
+    for key, name in images.items():
+        if splits[key] != wanted:
+            continue
+        if labels[key] not in order or classes[labels[key]] != Path(name).parts[0]:
+            raise DataError(f"{root}: {name} has label {labels[key]}, which classes.txt does not call so")
+        path = root / "images" / name
+        missing += not path.is_file()
+        left, top, width, height = (float(v) for v in boxes[key].split())
+        box = Box(left, top, left + width, top + height)
+        pictures.append(LabelledPicture(name, order[labels[key]], path, boxes=(box,)))
+    if missing:
+        raise DataError(f"{root}: {missing} of {len(pictures)} pictures of split {split!r} are missing from images/")
+    return LabelledPictures("cub-200-2011", tuple(pictures), tuple(classes.values()))

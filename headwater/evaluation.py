@@ -1,0 +1,321 @@
+"""Every measure of every method on labelled pictures: one row a picture and method, in chunks that survive a kill."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from headwater.composites import list_composites
+from headwater.data.labelled import LabelledPicture, LabelledPictures, load_labelled
+from headwater.data.preprocessing import Preprocessing
+from headwater.errors import DataError, HeadwaterError, InputError, MissingDependencyError
+from headwater.files import write_bytes, write_text
+from headwater.graph import skeleton
+from headwater.heatmaps import heat_quantization
+from headwater.methods import Method, list_methods, load_method
+from headwater.metrics import gini, insertion_deletion, pointing_game, relevance_mass, relevance_rank
+from headwater.metrics.insertion_deletion import Protocol
+from headwater.models import ModelCard, card_of
+from headwater.run_folder import claim
+
+if TYPE_CHECKING:
+    import pandas
+
+QUANTIZED = "+hq"
+"""Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
+_LEVELS = 8
+_PUBLISHED_STEP, _PUBLISHED_PIXELS = 500, 224 * 224
+
+Progress = Callable[[int, int, float], None]
+"""Told after each chunk: pictures done, pictures in all, seconds since the start."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a table depends on.
+
+    Attributes:
+        methods: names, see :func:`headwater.list_methods`; ``NAME+hq`` is the method's map after heat quantization.
+        samples: pictures, balanced over the classes.
+        protocols: of insertion and deletion.
+        split: of the data set.
+        seed: of the sample and of ties.
+        step: pixels between two points; ``None`` for 500 of 224 x 224, in proportion for other sizes.
+        batch_size: pictures at a time; also the pictures of a chunk.
+    """
+
+    methods: tuple[str, ...]
+    samples: int = 1000
+    protocols: tuple[Protocol, ...] = ("published", "budget")
+    split: str = "val"
+    seed: int = 42
+    step: int | None = None
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.methods or len(set(self.methods)) != len(self.methods):
+            raise InputError(f"methods must be different names, got {', '.join(self.methods) or 'none'}")
+        known = list_methods()
+        for name in self.methods:
+            if name.removesuffix(QUANTIZED) not in known:
+                raise InputError(f"no method is called {name.removesuffix(QUANTIZED)!r}; there are {', '.join(known)}")
+        wrong = [p for p in self.protocols if p not in get_args(Protocol)]
+        if wrong or not self.protocols:
+            raise InputError(f"protocols must be of {', '.join(get_args(Protocol))}, got {self.protocols}")
+        if self.samples < 1 or self.batch_size < 1:
+            raise InputError(f"samples and batch_size must be at least 1, got {self.samples} and {self.batch_size}")
+
+    def step_for(self, pixels: int) -> int:
+        """Pixels between two points of a picture of so many."""
+        return self.step or max(1, round(_PUBLISHED_STEP * pixels / _PUBLISHED_PIXELS))
+
+
+def evaluate(
+    model: nn.Module,
+    data: str | Path | LabelledPictures,
+    settings: Settings,
+    out: str | Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    devices: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> pandas.DataFrame:
+    """Measure methods on labelled pictures.
+
+    The map explains the *predicted* class, the curves follow the *true* label, as in the papers. Finished chunks are
+    in ``out/rows``; a killed run that is started again goes on after them and ends in the same table. A picture that
+    cannot be read is a row with the reason in column ``error``.
+
+    Args:
+        model: the network; it is not changed.
+        data: a folder (see :func:`headwater.data.load_labelled`) or the data set itself.
+        settings: see :class:`Settings`.
+        out: folder of this run.
+        preprocessing: for a model of your own that has no card.
+        devices: such as ``["cuda:0", "cuda:1"]``: chunks are shared among copies of the model; where it is by default.
+        progress: called after every chunk.
+
+    Returns:
+        One row a picture and method: ``picture``, ``label``, ``predicted``, ``probability`` (of the predicted class),
+        ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error``,
+        ``pointing``, ``mass``, ``rank`` (where there are boxes), ``gini``. Also written as ``results.parquet``; mean
+        curves as ``curves.json``.
+
+    Raises:
+        DataError: the data do not fit, or ``out`` holds a run with other settings (the difference is named).
+        MissingDependencyError: pandas or pyarrow is not installed.
+        OutputError: ``out`` cannot be written.
+    """
+    pd = _pandas()
+    out, found = Path(out), data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
+    card = card_of(model) or ModelCard(type(model).__name__, "given", preprocessing or Preprocessing(256, 224))
+    chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)
+    if card.classes is not None and found.classes is not None and len(card.classes) != len(found.classes):
+        raise DataError(
+            f"{card.name} knows {len(card.classes)} classes, the data ({found.layout}) have {len(found.classes)}"
+        )
+    claim(out, _identity(model, card, found, chosen, settings), "settings.json")
+    chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
+    paths = [out / "rows" / f"{k:05d}.parquet" for k in range(len(chunks))]
+    todo = [k for k, path in enumerate(paths) if not path.is_file()]
+    done = sum(len(chunk) for k, chunk in enumerate(chunks) if k not in set(todo))
+    began = time.monotonic()
+    for k, rows in _run(model, card.preprocessing, settings, chunks, todo, devices):
+        stream = io.BytesIO()
+        pd.DataFrame(rows).to_parquet(stream, index=False)
+        write_bytes(paths[k], stream.getvalue())
+        done += len(chunks[k])
+        if progress is not None:
+            progress(done, len(chosen), time.monotonic() - began)
+    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    curves = [column for column in table if column.endswith("_curve")]
+    write_text(out / "curves.json", json.dumps(_mean_curves(table, curves, settings.methods), indent=1))
+    table = table.drop(columns=curves)
+    stream = io.BytesIO()
+    table.to_parquet(stream, index=False)
+    write_bytes(out / "results.parquet", stream.getvalue())
+    return table
+
+
+def _run(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    settings: Settings,
+    chunks: Sequence[Sequence[LabelledPicture]],
+    todo: Sequence[int],
+    devices: Sequence[str],
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Rows of the chunks still to do, in whatever order the devices finish them."""
+    if not devices:
+        worker = _Worker(model, preprocessing, settings)
+        for k in todo:
+            yield k, worker.rows(chunks[k])
+        return
+    idle: SimpleQueue[_Worker] = SimpleQueue()
+    for device in devices:
+        idle.put(_Worker(copy.deepcopy(skeleton(model)).to(device), preprocessing, settings))
+
+    def work(k: int) -> tuple[int, list[dict[str, Any]]]:
+        worker = idle.get()
+        try:
+            return k, worker.rows(chunks[k])
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        yield from pool.map(work, todo)
+
+
+class _Worker:
+    """One model on one device with its methods."""
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing, settings: Settings) -> None:
+        self.model, self.preprocessing, self.settings = model, preprocessing, settings
+        names = dict.fromkeys(name.removesuffix(QUANTIZED) for name in settings.methods)
+        self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
+        self.reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+
+    def rows(self, pictures: Sequence[LabelledPicture]) -> list[dict[str, Any]]:
+        """Every method on every picture of one chunk; pictures that cannot be read have one row a method too."""
+        readable, tensors, masks, broken = [], [], [], {}
+        for picture in pictures:
+            try:
+                opened = picture.open()
+            except HeadwaterError as error:
+                broken[picture.name] = str(error)
+                continue
+            readable.append(picture)
+            tensors.append(self.preprocessing(opened))
+            masks.append(object_mask(picture, self.preprocessing, opened.size))
+        measured: dict[tuple[str, str], dict[str, Any]] = {}
+        if readable:
+            x = torch.stack(tensors).to(self.reference.device, self.reference.dtype)
+            labels = torch.tensor([picture.label for picture in readable], device=x.device)
+            for name in self.settings.methods:
+                for picture, row in zip(readable, self._measure(name, x, labels, masks), strict=True):
+                    measured[picture.name, name] = row
+        empty = {"predicted": -1, "probability": math.nan}
+        return [
+            {
+                "picture": picture.name,
+                "label": picture.label,
+                "method": name,
+                "error": broken.get(picture.name),
+                **(measured.get((picture.name, name)) or empty),
+            }
+            for picture in pictures
+            for name in self.settings.methods
+        ]
+
+    def _measure(
+        self, name: str, x: Tensor, labels: Tensor, masks: Sequence[Tensor | None]
+    ) -> Iterator[dict[str, Any]]:
+        e = self.methods[name.removesuffix(QUANTIZED)](x)
+        heatmap = heat_quantization(e.heatmap, _LEVELS) if name.endswith(QUANTIZED) else e.heatmap
+        if (labels >= e.logits.shape[1]).any():
+            raise DataError(f"label {int(labels.max())} is out of range; the network has {e.logits.shape[1]} classes")
+        columns: dict[str, Tensor] = {"predicted": e.target, "probability": e.probability}
+        step = self.settings.step_for(x.shape[2] * x.shape[3])
+        for protocol in self.settings.protocols:
+            result = insertion_deletion(
+                self.model,
+                x,
+                heatmap,
+                labels,
+                protocol,
+                step,
+                mean=self.preprocessing.mean,
+                std=self.preprocessing.std,
+                batch_size=max(32, self.settings.batch_size),
+                seed=self.settings.seed,
+            )
+            columns |= {
+                f"insertion_{protocol}": result.insertion,
+                f"deletion_{protocol}": result.deletion,
+                f"id_{protocol}": result.id,
+                f"insertion_{protocol}_curve": result.insertion_curve,
+                f"deletion_{protocol}_curve": result.deletion_curve,
+            }
+        nothing = torch.full((len(x),), math.nan)
+        columns["conservation_error"] = nothing if e.conservation is None else e.conservation.error
+        known = [k for k, mask in enumerate(masks) if mask is not None]
+        inside = torch.stack([m for m in masks if m is not None]) if known else None
+        for column, measure in (("pointing", pointing_game), ("mass", relevance_mass), ("rank", relevance_rank)):
+            values = nothing.clone()
+            if inside is not None:
+                values[known] = measure(heatmap[known], inside.to(x.device)).float().cpu()
+            columns[column] = values
+        columns["gini"] = gini(heatmap)
+        plain = {column: values.cpu().tolist() for column, values in columns.items()}
+        for k in range(len(x)):
+            yield {column: values[k] for column, values in plain.items()}
+
+
+def object_mask(picture: LabelledPicture, preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor | None:
+    """Where the picture's boxes are in what the network sees, ``(crop, crop)``; ``None`` if they are nowhere in it."""
+    seen, side = preprocessing.box(*size), preprocessing.crop
+    mask = torch.zeros(side, side)
+    across, down = side / (seen.right - seen.left), side / (seen.bottom - seen.top)
+    for box in picture.boxes:
+        left, right = (round((edge - seen.left) * across) for edge in (box.left, box.right))
+        top, bottom = (round((edge - seen.top) * down) for edge in (box.top, box.bottom))
+        mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 1
+    return mask if mask.any() else None
+
+
+def _identity(
+    model: nn.Module,
+    card: ModelCard,
+    found: LabelledPictures,
+    chosen: Sequence[LabelledPicture],
+    settings: Settings,
+) -> dict[str, Any]:
+    """Everything that the table depends on, for comparison with what a run folder was made from."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    names = hashlib.sha256("\n".join(picture.name for picture in chosen).encode())
+    return {
+        "model": card.name,
+        "weights": f"{card.weights} ({digest.hexdigest()[:12]})",
+        "data": found.layout,
+        "pictures": f"{len(chosen)} ({names.hexdigest()[:12]})",
+        **vars(settings),
+    }
+
+
+def _mean_curves(table: pandas.DataFrame, columns: Sequence[str], methods: Sequence[str]) -> dict[str, Any]:
+    """Mean curve of each method: ``{method: {column: [probability at each point]}}``."""
+    means: dict[str, Any] = {}
+    for method in methods:
+        rows = table[(table["method"] == method) & table["error"].isna()]
+        means[method] = {c: torch.tensor(rows[c].tolist()).double().mean(0).tolist() for c in columns if len(rows)}
+    return means
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+        import pyarrow  # noqa: F401 - pandas needs it for Parquet
+    except ImportError as error:
+        raise MissingDependencyError(f"evaluation needs {error.name}: pip install 'headwater[evaluate]'") from error
+    return pandas
+
+
+def is_baseline(method: str) -> bool:
+    """Whether a method is one of those that the composites are compared with."""
+    return method.removesuffix(QUANTIZED) not in list_composites()

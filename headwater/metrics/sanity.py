@@ -1,0 +1,95 @@
+"""Does a map depend on what the network has learned? Randomise the network layer by layer and see."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headwater.errors import InputError
+from headwater.explanation import Explanation
+
+
+@dataclass(frozen=True)
+class Randomisation:
+    """Rank correlation of the maps with those of the trained network, as more layers become random.
+
+    Attributes:
+        layers: the last module that was randomised at each comparison, from the output down; those above it are random
+            too.
+        correlation: Spearman's, of absolute values, ``(N, layers)``, in [-1, 1].
+    """
+
+    layers: tuple[str, ...]
+    correlation: Tensor
+
+
+def randomisation(
+    model: nn.Module,
+    make_method: Callable[[nn.Module], Callable[..., Explanation]],
+    x: Tensor,
+    target: int | Tensor,
+    *,
+    every: int = 1,
+    seed: int = 0,
+) -> Randomisation:
+    """Randomise the layers of a copy of ``model`` from the output down and compare the maps.
+
+    Source: Adebayo et al. 2018 (cascading randomisation). A map that stays the same has explained the picture or the
+    architecture, not what the network learned.
+
+    Args:
+        model: the trained network; it is copied, not changed.
+        make_method: makes a method for a network, for example ``lambda m: headwater.load_method("gradcam", m)``.
+        x: pictures ``(N, C, H, W)``.
+        target: class to explain, one or ``(N,)``; kept while the network changes.
+        every: compare after so many further layers, and after the last.
+        seed: of the random weights.
+
+    Raises:
+        InputError: the network has no layers with parameters, or ``every`` is below 1.
+
+    >>> import torch, headwater as hw
+    >>> model = hw.load_model("tiny20")
+    >>> result = randomisation(model, lambda m: hw.load_method("otsuki2024", m), torch.rand(1, 3, 64, 64), 3, every=40)
+    >>> result.layers[-1], result.correlation.shape[0]
+    ('conv1', 1)
+    """
+    if every < 1:
+        raise InputError(f"every must be at least 1, got {every}")
+    network = copy.deepcopy(model).eval()
+    layers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if any(True for _ in module.parameters(recurse=False)) and hasattr(module, "reset_parameters")
+    ]
+    if not layers:
+        raise InputError(f"{type(model).__name__} has no layers whose parameters can be made random")
+    before = make_method(network)(x, target).heatmap
+    names, correlations = [], []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for count, (name, module) in enumerate(reversed(layers), 1):
+            module.reset_parameters()
+            if count % every == 0 or count == len(layers):
+                names.append(name)
+                after = make_method(network)(x, target).heatmap
+                correlations.append(rank_correlation(before.abs().flatten(1), after.abs().flatten(1)))
+    return Randomisation(tuple(names), torch.stack(correlations, 1))
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rank correlation of each row, ``(N,)``; equal values share their mean rank; 0 for a constant row."""
+    ranks = []
+    for values in (first, second):
+        ordered, order = values.double().sort(dim=1)
+        low = torch.searchsorted(ordered, ordered, right=False)
+        high = torch.searchsorted(ordered, ordered, right=True)
+        mean = (low + high - 1).double() / 2
+        rank = torch.empty_like(mean).scatter_(1, order, mean)
+        ranks.append(rank - rank.mean(1, keepdim=True))
+    a, b = ranks
+    return ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).nan_to_num(0.0)

@@ -1,0 +1,172 @@
+"""Summary tables of an evaluation, as CSV, Markdown and LaTeX, and its curves as a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from headwater.metrics.statistics import Summary, paired_p_values, summarise
+
+if TYPE_CHECKING:
+    import pandas
+
+_NAMES = {
+    "insertion_published": "ins (published)",
+    "deletion_published": "del (published)",
+    "id_published": "ID (published)",
+    "insertion_budget": "ins (budget)",
+    "deletion_budget": "del (budget)",
+    "id_budget": "ID (budget)",
+    "pointing": "pointing game",
+    "mass": "mass in box",
+    "rank": "rank accuracy",
+    "gini": "Gini",
+    "conservation_error": "conservation error",
+}
+_LOWER_IS_BETTER = ("deletion_published", "deletion_budget", "conservation_error")
+_NO_BEST = ("gini",)
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """Every method's summary of every measure, and how sure the differences of ID are.
+
+    Attributes:
+        methods: rows, in the order of the evaluation.
+        measures: columns of the evaluation that have values.
+        cells: summary by method and measure.
+        p_values: for each ID measure, corrected p-value of each method against ``against``.
+        against: for each ID measure, the baseline with the highest mean; missing where there is none.
+        failed: pictures that could not be read.
+    """
+
+    methods: tuple[str, ...]
+    measures: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Summary]
+    p_values: Mapping[str, Mapping[str, float]]
+    against: Mapping[str, str]
+    failed: int
+
+    @classmethod
+    def of(cls, table: pandas.DataFrame, baselines: Sequence[str]) -> SummaryTable:
+        """Summarise the rows of :func:`headwater.evaluate`."""
+        methods = tuple(dict.fromkeys(table["method"]))
+        by_method = {m: table[table["method"] == m].sort_values("picture", kind="stable") for m in methods}
+        measures = tuple(m for m in _NAMES if m in table and table[m].notna().any())
+        cells = {(m, c): summarise(rows[c].tolist()) for m, rows in by_method.items() for c in measures}
+        p_values, against = {}, {}
+        for measure in (c for c in measures if c.startswith("id_")):
+            candidates = [m for m in methods if m in baselines]
+            if candidates and len(methods) > 1:
+                best = max(candidates, key=lambda m: cells[m, measure].mean)
+                against[measure] = best
+                p_values[measure] = paired_p_values({m: by_method[m][measure].tolist() for m in methods}, best)
+        failed = int(table[table["error"].notna()]["picture"].nunique())
+        return cls(methods, measures, cells, p_values, against, failed)
+
+    def csv(self) -> str:
+        """One line a method and measure."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against"))
+        for method in self.methods:
+            for measure in self.measures:
+                s = self.cells[method, measure]
+                p = self.p_values.get(measure, {}).get(method, math.nan)
+                against = self.against.get(measure, "") if not math.isnan(p) else ""
+                numbers = ("" if math.isnan(v) else repr(v) for v in (s.mean, s.deviation, s.low, s.high, p))
+                writer.writerow((method, measure, s.count, *numbers, against))
+        return stream.getvalue()
+
+    def markdown(self) -> str:
+        """Means with half the 95 % interval; the best of a column bold, * where p < 0.05 against the best baseline."""
+        head = [_NAMES[measure] for measure in self.measures]
+        lines = ["| method | " + " | ".join(head) + " |", "|---|" + "--:|" * len(head)]
+        for method in self.methods:
+            cells = []
+            for measure in self.measures:
+                text = self._text(method, measure, " ± ")
+                cells.append(f"**{text}**" if self._is_best(method, measure) else text)
+            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+        return "\n".join([*lines, "", self.note()])
+
+    def latex(self) -> str:
+        """The same for a paper, with booktabs."""
+        head = [_NAMES[measure] for measure in self.measures]
+        lines = [
+            r"\begin{tabular}{l" + "r" * len(head) + "}",
+            r"\toprule",
+            " & ".join(["method", *head]) + r" \\",
+            r"\midrule",
+        ]
+        for method in self.methods:
+            cells = []
+            for measure in self.measures:
+                text = self._text(method, measure, r" $\pm$ ").replace("*", "$^*$")
+                cells.append(rf"\textbf{{{text}}}" if self._is_best(method, measure) else text)
+            lines.append(" & ".join([method.replace("_", r"\_"), *cells]) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", f"% {self.note()}", ""])
+
+    def note(self) -> str:
+        """What the numbers are, in a sentence or two."""
+        parts = ["Mean ± half the 95 % interval."]
+        for measure, best in self.against.items():
+            parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
+        if self.failed:
+            parts.append(f"{self.failed} pictures could not be read and are left out.")
+        return " ".join(parts)
+
+    def _text(self, method: str, measure: str, between: str) -> str:
+        s = self.cells[method, measure]
+        if math.isnan(s.mean):
+            return "-"
+        if measure == "conservation_error":
+            return f"{s.mean:.1e}"
+        p = self.p_values.get(measure, {}).get(method, math.nan)
+        star = "*" if p < 0.05 else ""
+        half = "" if math.isnan(s.high) else f"{between}{s.high - s.mean:.3f}"
+        return f"{s.mean:.3f}{star}{half}"
+
+    def _is_best(self, method: str, measure: str) -> bool:
+        if measure in _NO_BEST or len(self.methods) < 2:
+            return False
+        means = {m: self.cells[m, measure].mean for m in self.methods}
+        known = [v for v in means.values() if not math.isnan(v)]
+        best = min(known) if measure in _LOWER_IS_BETTER else max(known)
+        return means[method] == best
+
+
+def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """Mean insertion and deletion curves of each method, one row a protocol, as PNG.
+
+    Args:
+        curves: ``{method: {"insertion_P_curve": [...], "deletion_P_curve": [...]}}``, as ``curves.json`` has them.
+    """
+    columns: list[str] = list(dict.fromkeys(c for of_method in curves.values() for c in of_method))
+    protocols = list(dict.fromkeys(c.split("_")[1] for c in columns))
+    canvas = Figure(figsize=(9, 3.4 * max(1, len(protocols))), dpi=130)
+    FigureCanvasAgg(canvas)
+    axes: Any = canvas.subplots(max(1, len(protocols)), 2, squeeze=False, sharey=True)
+    for row, protocol in zip(axes, protocols, strict=False):
+        for axis, kind in zip(row, ("insertion", "deletion"), strict=True):
+            for place, (method, of_method) in enumerate(curves.items()):
+                values = of_method.get(f"{kind}_{protocol}_curve", [])
+                x = [k / max(1, len(values) - 1) for k in range(len(values))]
+                axis.plot(x, values, label=method, lw=1.3, color=f"C{place % 10}", ls="-" if place < 10 else "--")
+            axis.set_title(f"{kind}, {protocol} protocol", fontsize=9, loc="left")
+            axis.set_xlabel("points, from first to last", fontsize=8)
+            axis.tick_params(labelsize=7)
+            axis.grid(alpha=0.25)
+        row[0].set_ylabel("probability of the label", fontsize=8)
+    axes[0, 1].legend(fontsize=7, frameon=False)
+    canvas.tight_layout()
+    stream = io.BytesIO()
+    canvas.savefig(stream, format="png")
+    return stream.getvalue()
