@@ -11,7 +11,7 @@ from headwater.composites import Composite, list_composites, load_composite, reg
 from headwater.errors import HeadwaterError
 from headwater.explanation import Conservation, Explanation
 from headwater.flow import Flow, JoinFlow
-from headwater.heatmaps import heat_quantization
+from headwater.heatmaps import c1c, c3, heat_quantization
 from headwater.layers import register_layer
 from headwater.lrp import LRP
 from headwater.methods import list_methods, load_method, register_method
@@ -53,6 +53,8 @@ __all__ = [
     "Preprocessing",
     "Settings",
     "Style",
+    "c1c",
+    "c3",
     "evaluate",
     "explain",
     "explain_files",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from skimage import measure, transform
 from torch import Tensor
 
 from headwater.errors import InputError
@@ -60,3 +63,132 @@ def heat_quantization(heatmap: Tensor, levels: int = 8, variant: Variant = "publ
         below = torch.searchsorted(steps.squeeze(-2), flat.contiguous(), right=True) - 1
         quantized = steps.squeeze(-2).gather(-1, below.clamp(min=0)).view_as(heatmap)
     return torch.where(high > low, quantized, heatmap)
+
+
+def c1c(heatmap: Tensor, size: int = 28, threshold: float | None = None, enlarge: bool = False) -> Tensor:
+    """Keep the one connected component that holds the map's largest value (C1C).
+
+    Source: Iida et al. 2022; the published behaviour. The map is reduced to ``size`` x ``size`` (with antialiasing),
+    cut at the threshold, and of the components (8 neighbours) the one with the largest value stays, its values times 3.
+
+    Args:
+        heatmap: maps ``(..., H, W)``.
+        size: side of the reduced map.
+        threshold: pixels above it count; ``None`` for the reduced map's mean.
+        enlarge: return the map in its old size, bilinearly.
+
+    Returns:
+        ``(..., size, size)``, or ``(..., H, W)`` with ``enlarge``; zeros where no pixel is above the threshold, as in a
+        constant map.
+
+    Raises:
+        InputError: wrong shape or size, or a map that is not finite.
+
+    >>> import torch
+    >>> c1c(torch.tensor([[5., 0., 2.], [4., 0., 2.], [0., 0., 2.]]), size=3)
+    tensor([[15.,  0.,  0.],
+            [12.,  0.,  0.],
+            [ 0.,  0.,  0.]])
+    """
+    return _masked(
+        heatmap, size, threshold, enlarge, lambda reduced, above: 3 * reduced * strongest_component(reduced, above)
+    )
+
+
+def c3(heatmap: Tensor, size: int = 28, threshold: float | None = None, enlarge: bool = True) -> Tensor:
+    """Keep what lies both inside the largest contour and in the largest connected component (C3).
+
+    Source: Doublet et al., C3-LRP. The map is reduced to ``size`` x ``size`` (with antialiasing) and cut at the
+    threshold, which the paper leaves open (its predecessor C1C uses the mean). Mask 1 is the inside of the contour that
+    encloses most pixels, holes included; mask 2 the component (8 neighbours) of most pixels; of equals the first from
+    the top left. The reduced map is multiplied by both and enlarged.
+
+    Args:
+        heatmap: maps ``(..., H, W)``.
+        size: side of the reduced map.
+        threshold: pixels above it count; ``None`` for the reduced map's mean.
+        enlarge: return the map in its old size, bilinearly.
+
+    Returns:
+        ``(..., H, W)``, or ``(..., size, size)`` without ``enlarge``; zeros where no pixel is above the threshold.
+
+    Raises:
+        InputError: wrong shape or size, or a map that is not finite.
+
+    >>> import torch
+    >>> c3(torch.tensor([[5., 0., 2.], [4., 0., 2.], [0., 0., 2.]]), size=3)
+    tensor([[0., 0., 2.],
+            [0., 0., 2.],
+            [0., 0., 2.]])
+    """
+    return _masked(
+        heatmap,
+        size,
+        threshold,
+        enlarge,
+        lambda reduced, above: reduced * (largest_contour(above) & largest_component(above)),
+    )
+
+
+def reduced_map(heatmap: np.ndarray, size: int) -> np.ndarray:
+    """One map ``(H, W)`` made ``(size, size)``, with antialiasing; unchanged if it has that size."""
+    if heatmap.shape == (size, size):
+        return heatmap
+    return transform.resize(heatmap, (size, size), order=1, anti_aliasing=max(heatmap.shape) > size)
+
+
+def strongest_component(reduced: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """The component of ``above`` that holds the largest value of ``reduced``, as a mask."""
+    labels = measure.label(above, connectivity=2)
+    strongest = labels[np.unravel_index(reduced.argmax(), reduced.shape)]
+    return (labels == strongest) & above
+
+
+def largest_component(above: np.ndarray) -> np.ndarray:
+    """The component of most pixels, as a mask; of equals the first from the top left."""
+    labels = measure.label(above, connectivity=2)
+    sizes = np.bincount(labels.ravel())[1:]
+    return labels == 1 + sizes.argmax() if sizes.size else np.zeros_like(above)
+
+
+def largest_contour(above: np.ndarray) -> np.ndarray:
+    """What the outer contour of one component encloses, its holes included, as a mask: the one of most pixels."""
+    labels = measure.label(above, connectivity=2)
+    best = np.zeros_like(above)
+    for label in range(1, labels.max() + 1):
+        # Everything that cannot be reached from outside: diagonal neighbours close a contour, so the outside uses four.
+        component = np.pad(labels == label, 1)
+        outside = measure.label(~component, connectivity=1)
+        inside = (outside != outside[0, 0])[1:-1, 1:-1]
+        if inside.sum() > best.sum():
+            best = inside
+    return best
+
+
+def _masked(
+    heatmap: Tensor,
+    size: int,
+    threshold: float | None,
+    enlarge: bool,
+    choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Tensor:
+    """Each map reduced, cut and masked; the work is scikit-image's, so it is done on the CPU, map by map."""
+    if heatmap.ndim < 2 or heatmap.numel() == 0 or not heatmap.is_floating_point():
+        raise InputError(f"maps must be floating point (..., H, W), got {heatmap.dtype} {tuple(heatmap.shape)}")
+    if not heatmap.isfinite().all():
+        raise InputError("the map holds NaN or infinity")
+    if size < 1:
+        raise InputError(f"size must be at least 1, got {size}")
+    rows, columns = heatmap.shape[-2:]
+    masked = []
+    for one in heatmap.detach().reshape(-1, rows, columns).cpu().to(torch.promote_types(heatmap.dtype, torch.float32)):
+        reduced = reduced_map(one.numpy(), size)
+        above = reduced > (reduced.mean() if threshold is None else threshold)
+        if reduced.min() == reduced.max() and threshold is None:
+            above = np.zeros_like(above)  # the mean of equal numbers may be off by rounding
+        chosen = choose(reduced, above)
+        if enlarge and chosen.shape != (rows, columns):
+            chosen = transform.resize(chosen, (rows, columns), order=1, anti_aliasing=False)
+        masked.append(torch.from_numpy(np.ascontiguousarray(chosen)))
+    result = torch.stack(masked).to(heatmap)
+    return result.reshape(*heatmap.shape[:-2], *result.shape[-2:])

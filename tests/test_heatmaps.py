@@ -52,3 +52,107 @@ def test_order_is_kept_and_a_constant_map_comes_back(variant):
 def test_bad_input(heatmap, options, message):
     with pytest.raises(InputError, match=message):
         hw.heat_quantization(heatmap, **options)
+
+
+# -- C1C and C3 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_c1c_agrees_with_the_published_behaviour(parity, index):
+    heatmap = torch.from_numpy(parity.reference["resnet18/flows_skip"][index])
+    expected = torch.from_numpy(parity.reference[f"resnet18/c1c/{index}"])
+    torch.testing.assert_close(hw.c1c(heatmap), expected, rtol=1e-5, atol=1e-10)
+
+
+def plane(*rows):
+    """A 28x28 map from rows of digits, zeros around them."""
+    values = torch.zeros(28, 28)
+    for k, row in enumerate(rows):
+        values[k + 3, 3 : 3 + len(row)] = torch.tensor([float(c) for c in row])
+    return values
+
+
+def test_c3_keeps_what_both_masks_have():
+    two = plane("110000", "110001", "000001", "000001")
+    kept = hw.c3(two)
+    assert torch.equal(kept, plane("110000", "110000"))
+    ring_around_more = plane("1111111", "1000001", "1022201", "1022201", "1022201", "1000001", "1111111")
+    ring = plane("1111111", "1000001", "1000001", "1000001", "1000001", "1000001", "1111111")
+    assert torch.equal(hw.c3(ring_around_more), ring), "the ring has most pixels and encloses most"
+
+
+def test_c3_contour_and_component_can_differ():
+    """A thin ring encloses most, a solid square beside it has most pixels: nothing is in both."""
+    thin = torch.zeros(28, 28)
+    thin[2:12, 2] = thin[2:12, 11] = thin[2, 2:12] = thin[11, 2:12] = 1
+    square = torch.zeros(28, 28)
+    square[15:22, 15:22] = 1
+    assert hw.c3(thin + square).sum() == 0
+    inside = torch.zeros(28, 28)
+    inside[4:10, 4:10] = 1
+    more = torch.zeros(28, 28)
+    more[3:11, 3:11] = 1
+    hollow = torch.zeros(28, 28)
+    hollow[1:13, 1] = hollow[1:13, 12] = hollow[1, 1:13] = hollow[12, 1:13] = 1
+    assert torch.equal(hw.c3(hollow + inside * 2), hollow), "44 ring pixels against 36 inside"
+    assert torch.equal(hw.c3(hollow + more * 0 + inside * 2, threshold=1.5), inside * 2)
+
+
+def test_c3_a_contour_with_a_hole_keeps_the_component_without_it():
+    ring = plane("11111", "10001", "10001", "11111")
+    assert torch.equal(hw.c3(ring), ring)
+
+
+def test_of_equal_contours_the_first_counts():
+    assert torch.equal(hw.c3(plane("110011", "110011")), plane("110000", "110000"))
+
+
+def test_diagonal_pixels_are_connected():
+    chain = plane("1000", "0100", "0010", "0000", "0000", "1110")
+    assert torch.equal(hw.c3(chain), plane("1000", "0100", "0010"))
+
+
+@pytest.mark.parametrize("mask", [hw.c1c, hw.c3])
+def test_maps_with_nothing_above_the_threshold_become_zero(mask):
+    assert mask(torch.full((28, 28), 0.1)).sum() == 0
+    assert mask(torch.rand(28, 28), threshold=2.0).sum() == 0
+    assert mask(torch.zeros(56, 40)).sum() == 0
+
+
+def test_the_whole_map_may_be_one_component_and_values_may_be_negative():
+    heatmap = torch.rand(28, 28)
+    assert torch.equal(hw.c3(heatmap, threshold=-1.0), heatmap)
+    negative = -1 - torch.rand(28, 28)
+    kept = hw.c3(negative)
+    assert ((kept == 0) | (kept == negative)).all()
+    assert (kept != 0).any()
+
+
+def test_masks_work_on_batches_and_return_the_pictures_size():
+    heatmaps = torch.rand(2, 3, 56, 40, dtype=torch.float64)
+    assert hw.c3(heatmaps).shape == heatmaps.shape
+    assert hw.c3(heatmaps, enlarge=False).shape == (2, 3, 28, 28)
+    assert hw.c1c(heatmaps).shape == (2, 3, 28, 28)
+    assert hw.c1c(heatmaps, enlarge=True).dtype == torch.float64
+    torch.testing.assert_close(hw.c3(heatmaps)[1, 2], hw.c3(heatmaps[1, 2]))
+
+
+@pytest.mark.parametrize("mask", [hw.c1c, hw.c3])
+def test_bad_maps_for_masks(mask):
+    for given, message in (
+        (torch.rand(5), r"\(\.\.\., H, W\)"),
+        (torch.ones(5, 5).long(), "floating point"),
+        (torch.full((5, 5), float("inf")), "NaN or infinity"),
+    ):
+        with pytest.raises(InputError, match=message):
+            mask(given)
+    with pytest.raises(InputError, match="at least 1"):
+        mask(torch.rand(5, 5), size=0)
+
+
+@pytest.mark.parametrize("name", ["c3-lrp", "c1c-lrp"])
+def test_masked_methods(tiny, pictures, name):
+    plain, masked = hw.load_method("doublet2024", tiny)(pictures), hw.load_method(name, tiny)(pictures)
+    assert masked.heatmap.shape == plain.heatmap.shape
+    torch.testing.assert_close(masked.relevance, plain.relevance)
+    assert (masked.heatmap == 0).any()

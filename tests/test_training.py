@@ -60,7 +60,7 @@ def test_data_from_tar_and_folders(data):
     [
         (lambda root: (root / "classes.csv").unlink(), "no classes.csv"),
         (lambda root: (root / "train.tar").unlink(), "neither train/ nor train.tar"),
-        (lambda root: (root / "val/n000/0.JPEG").write_text("x"), "not a readable picture"),
+        (lambda root: (root / "val/n000/0.JPEG").write_text("x"), "is not a picture"),
         (lambda root: (root / "val/n000").rename(root / "val/other"), "classes.csv does not list"),
     ],
 )
@@ -131,5 +131,5 @@ def test_a_folder_of_another_recipe_is_refused(data, tmp_path):
     train_tiny20(data, tmp_path / "run", RECIPE)
     from dataclasses import replace
 
-    with pytest.raises(DataError, match=r"max_lr: 0.04 there, 0.5 asked"):
+    with pytest.raises(DataError, match=r"max_lr: 0.002 there, 0.5 asked"):
         train_tiny20(data, tmp_path / "run", replace(RECIPE, max_lr=0.5))

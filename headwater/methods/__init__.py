@@ -12,11 +12,12 @@ from headwater.errors import InputError
 from headwater.explanation import Explanation
 from headwater.lrp import LRP
 from headwater.methods.baselines import BASELINES
+from headwater.methods.masked import MASKED
 
 Method = Callable[..., Explanation]
 """``method(x, target=None)``: pictures ``(N, C, H, W)``; the predicted class where no target is given."""
 
-_METHODS: dict[str, Callable[[nn.Module], Method]] = dict(BASELINES)
+_METHODS: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **MASKED}
 
 
 def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:
