@@ -13,11 +13,12 @@ from headwater.explanation import Explanation
 from headwater.lrp import LRP
 from headwater.methods.baselines import BASELINES
 from headwater.methods.masked import MASKED
+from headwater.methods.rise import Rise
 
 Method = Callable[..., Explanation]
 """``method(x, target=None)``: pictures ``(N, C, H, W)``; the predicted class where no target is given."""
 
-_METHODS: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **MASKED}
+_METHODS: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **MASKED, "rise": Rise}
 
 
 def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:

@@ -1,0 +1,111 @@
+"""RISE: which parts of a picture, when shown, raise the class probability, by showing random parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headwater.errors import InputError
+from headwater.explanation import Explanation
+from headwater.graph import skeleton
+from headwater.seed import Target, check_target
+
+Progress = Callable[[int, int], None]
+"""Told after each batch: masks done, masks in all."""
+
+
+class Rise:
+    r"""RISE for one model.
+
+    Source: Petsiuk et al. 2018. Random masks of cells are enlarged bilinearly and shifted at random; the map is the
+    mean of the masks, each weighted by the class probability of the masked picture:
+
+    .. math:: S_i = \frac{1}{N p} \sum_{k=1}^{N} f(x \odot M_k)\, M_{k,i}
+
+    Hidden parts are 0 in the network's own normalisation. All pictures see the same masks, so they do not influence
+    each other, and the same seed gives the same map. Masks are made batch by batch: memory does not grow with their
+    number.
+
+    Args:
+        model: maps pictures to logits ``(N, K)``; it is not changed, and runs as in eval mode.
+        masks: how many; 5,000 in Doublet et al.
+        cells: of a mask, along each side; 9 there.
+        keep: probability p that a cell is shown, in (0, 1]; 0.3 there.
+        batch_size: masked pictures at a time.
+        seed: of the masks.
+        progress: called after every batch.
+
+    Raises:
+        InputError: a number is out of range.
+
+    >>> import torch, headwater as hw
+    >>> Rise(hw.load_model("tiny20"), masks=64)(torch.rand(2, 3, 64, 64)).heatmap.shape
+    torch.Size([2, 64, 64])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        masks: int = 5000,
+        cells: int = 9,
+        keep: float = 0.3,
+        batch_size: int = 64,
+        seed: int = 42,
+        progress: Progress | None = None,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if masks < 1 or cells < 1 or batch_size < 1 or not 0 < keep <= 1:
+            raise InputError(
+                "masks, cells and batch_size must be at least 1 and keep in (0, 1]; "
+                f"got {masks}, {cells}, {batch_size}, {keep}"
+            )
+        self.model, self.masks, self.cells, self.keep = model, masks, cells, keep
+        self.batch_size, self.seed, self.progress = batch_size, seed, progress
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
+        """Explain pictures ``(N, C, H, W)``; the predicted class where no target is given.
+
+        Raises:
+            InputError: the pictures or the target do not fit.
+        """
+        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"pictures must be a floating-point tensor (N, C, H, W), got {given}")
+        network = skeleton(self.model)
+        logits = network(x)
+        if logits.ndim != 2:
+            raise InputError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
+        classes = check_target(target, logits)
+        heatmap, done = x.new_zeros((len(x), *x.shape[2:])), 0
+        for masks in self.draw(tuple(x.shape[2:]), x):
+            for k, picture in enumerate(x):
+                shown = (picture * masks[:, None]).contiguous(memory_format=torch.channels_last)
+                score = network(shown).softmax(1)[:, classes[k]]
+                heatmap[k] += torch.einsum("m,mhw->hw", score, masks)
+            done += len(masks)
+            if self.progress is not None:
+                self.progress(done, self.masks)
+        return Explanation(
+            heatmap=heatmap / (self.masks * self.keep),
+            logits=logits,
+            probability=logits.softmax(1).gather(1, classes[:, None])[:, 0],
+            target=classes,
+        )
+
+    def draw(self, size: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
+        """The masks for pictures of ``size``, in [0, 1], in batches ``(B, H, W)`` on the device of ``like``."""
+        generator = torch.Generator().manual_seed(self.seed)
+        cell = [math.ceil(side / self.cells) for side in size]
+        enlarged = [(self.cells + 1) * c for c in cell]
+        for start in range(0, self.masks, self.batch_size):
+            count = min(self.batch_size, self.masks - start)
+            grid = torch.rand((count, 1, self.cells + 1, self.cells + 1), generator=generator) < self.keep
+            smooth = functional.interpolate(grid.to(like), enlarged, mode="bilinear", align_corners=False)[:, 0]
+            shifts = torch.stack([torch.randint(0, c, (count,), generator=generator) for c in cell], 1).tolist()
+            yield torch.stack([m[r : r + size[0], c : c + size[1]] for m, (r, c) in zip(smooth, shifts, strict=True)])
