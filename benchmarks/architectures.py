@@ -10,7 +10,6 @@ they have in practice. What cannot be explained is a row that says why.
 from __future__ import annotations
 
 import argparse
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -232,29 +231,15 @@ saw.
 
 def gallery(picture: Path) -> bytes:
     """One picture through twenty architectures with random weights, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     from headwater.data.pictures import open_picture
     from headwater.data.preprocessing import Preprocessing
+    from headwater.report import contact_sheet
     from headwater.report.pictures import shown
 
-    preprocessing = Preprocessing(224, 224)
-    x: Tensor = preprocessing(open_picture(picture))[None]
+    x: Tensor = Preprocessing(224, 224)(open_picture(picture))[None]
     known = {architecture.name: architecture for architecture in ARCHITECTURES}
-    canvas = Figure(figsize=(11, 9.4), dpi=110)
-    FigureCanvasAgg(canvas)
-    axes = canvas.subplots(4, 5)
-    for axis, name in zip(axes.flat, GALLERY, strict=True):
-        model = build(known[name], (224, 224))
-        view = shown(hw.LRP(model)(x).heatmap[0].numpy())
-        axis.imshow(view.values, norm=view.norm, cmap=view.colormap, interpolation="none")
-        axis.set_title(name, fontsize=8)
-        axis.set_axis_off()
-    canvas.subplots_adjust(0.01, 0.01, 0.99, 0.97, 0.04, 0.1)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    maps = [hw.LRP(build(known[name], (224, 224)))(x).heatmap[0].numpy() for name in GALLERY]
+    return contact_sheet([shown(heatmap).colours() for heatmap in maps], GALLERY)
 
 
 def main() -> None:

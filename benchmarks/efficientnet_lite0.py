@@ -4,7 +4,8 @@
     python -m benchmarks.efficientnet_lite0 --pictures ../shared/data/imagenet-sample --boxes ../shared/data/tiny20
 
 EfficientNet-Lite0 is the residual network whose ImageNet weights can be had as a package. Compared are the exact
-composite, with each way of handing on what z+ cannot, and a plain z+ sweep that loses it. Writes the table to
+composite, with each way of handing on what z+ cannot, and a
+plain z+ sweep that loses it. Writes the table to
 docs/results/efficientnet-lite0.md, and contact sheets (research pictures, not for the repository) to --out.
 """
 
@@ -12,16 +13,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.functional import to_pil_image
 
 import headwater as hw
 from headwater.composites import Composite
@@ -29,8 +29,9 @@ from headwater.data.pictures import open_picture
 from headwater.data.preprocessing import Preprocessing
 from headwater.data.tiny20 import load_tiny20
 from headwater.files import write_bytes, write_text
-from headwater.report.pictures import overlay
-from headwater.rules import ZPlus
+from headwater.layers import Linear
+from headwater.report import contact_sheet, overlay
+from headwater.rules import ZPlus, hand_on
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)
@@ -46,18 +47,47 @@ def network() -> nn.Module:
     return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
 
 
+@dataclass(frozen=True)
+class OtherFallback(ZPlus):
+    """z+ whose remainder goes by another way than in place: for comparison.
+
+    ``"window"``: in equal parts to all inputs that the unit sees. ``"contributions"``: in proportion to |w||h|, and
+    what that leaves in place.
+    """
+
+    way: str = "window"
+
+    def for_nonnegative(self) -> OtherFallback:
+        return self
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        other = None if weight is None else torch.ones_like(weight) if self.way == "window" else weight.abs()
+        return (*super().prepare(weight, bias), other)
+
+    def __call__(
+        self, layer: Linear, weights: tuple[Tensor | None, ...], inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
+        (h,), (*signed, other) = inputs, weights
+        terms = self.terms(h, tuple(signed))
+        z = sum((layer.apply(a, w) for a, w in terms[1:]), layer.apply(*terms[0]))
+        s = (relevance / z).nan_to_num_(0.0, 0.0, 0.0)
+        back = sum((a * layer.transpose(s, w, h) for a, w in terms), torch.zeros_like(h))
+        size = torch.ones_like(h) if self.way == "window" else h.abs()
+        return [back + hand_on(layer, [(size, other)], relevance - s * z, h)]
+
+
 def variants() -> dict[str, Composite]:
-    """The exact composite with each fallback, and one that loses what z+ cannot hand on."""
+    """The exact composite, the same with other fallbacks, and one that loses what z+ cannot hand on."""
     base = hw.load_composite("otsuki2024")
 
     def with_rule(name: str, rule: ZPlus) -> Composite:
         return replace(base, name=name, types={**base.types, "linear": rule, "average": rule})
 
     return {
-        "otsuki2024": base,
-        "fallback flat": with_rule("flat", ZPlus(fallback="flat")),
-        "fallback contributions": with_rule("contributions", ZPlus(fallback="contributions")),
-        "plain z+, no fallback": with_rule("leak", ZPlus(fallback="none")),
+        "`otsuki2024`: in place": base,
+        "equal parts over the window": with_rule("window", OtherFallback(way="window")),
+        "in proportion to \\|w\\|\\|h\\|": with_rule("contributions", OtherFallback(way="contributions")),
+        "none: plain z+, which loses it": with_rule("leak", ZPlus(fallback=False)),
     }
 
 
@@ -111,22 +141,11 @@ def boxed(folder: Path, each: int) -> tuple[Tensor, Tensor]:
     return x, functional.interpolate(torch.stack(masks)[:, None], (224, 224))[:, 0]
 
 
-def sheet(x: Tensor, heatmaps: Tensor, titles: Sequence[str], columns: int = 5) -> bytes:
+def sheet(x: Tensor, heatmaps: Tensor, titles: Sequence[str]) -> bytes:
     """Overlays side by side, as PNG."""
-    from torchvision.transforms.functional import to_pil_image
-
-    rows = -(-len(x) // columns)
-    canvas = Figure(figsize=(2.2 * columns, 2.4 * rows), dpi=90)
-    FigureCanvasAgg(canvas)
-    for axis, picture, heatmap, title in zip(canvas.subplots(rows, columns).flat, x, heatmaps, titles, strict=False):
-        photo = to_pil_image((picture * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)).clamp(0, 1))
-        axis.imshow(overlay(photo, heatmap.numpy()))
-        axis.set_title(title, fontsize=7)
-        axis.set_axis_off()
-    canvas.subplots_adjust(0.01, 0.01, 0.99, 0.96, 0.03, 0.12)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    photos = (x * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)).clamp(0, 1)
+    laid = [overlay(to_pil_image(photo), heatmap.numpy()) for photo, heatmap in zip(photos, heatmaps, strict=True)]
+    return contact_sheet([np.asarray(picture) for picture in laid], titles)
 
 
 def main() -> None:
@@ -167,7 +186,7 @@ def main() -> None:
         drawn = sheet(x, maps, [f"class {label}" for label in labels.tolist()])
         write_bytes(arguments.out / f"{composite.name}.png", drawn)
     lines = [
-        "| | kept | worst error | ID, `budget` | ID, `published`, quantized | relevance in the box |",
+        "| fallback | kept | worst error | ID, `budget` | ID, `published`, quantized | relevance in the box |",
         "|---|--:|--:|--:|--:|--:|",
         *(
             f"| {r.name} | {r.kept:.3f} | {r.error:.1e} | {r.budget:.3f} | {r.published_quantized:.3f} | {r.mass:.3f} |"

@@ -3,7 +3,7 @@
 Every contender runs in turn, round after round, in one process, so that a noisy machine disturbs all alike; the median
 of the rounds counts. The yardstick is the faster of the two memory formats, without gradients of parameters.
 
-    python benchmarks/speed.py [--arch resnet50] [--batch 1 8] [--rounds 9]
+    python -m benchmarks.speed [--arch resnet50] [--batch 1 8] [--rounds 9]
 """
 
 from __future__ import annotations

@@ -190,7 +190,8 @@ class Linear(Layer):
     """Base of everything linear in its input ``h``: ``z = apply(h, w)``, plus a bias that rules may count or not.
 
     ``transpose(s, w, like)`` is the adjoint of ``apply(., w)`` for inputs shaped as ``like``, in a new tensor.
-    ``flat(r, w, like)`` hands each output's value to the inputs it sees in equal parts, so the sum stays.
+    ``in_place(r, w, like)`` hands each output's value, in equal parts, to those of the inputs it sees that lie at its
+    own place; where an output has no place (dense layers, pooling), to all that it sees. So the sum stays.
     """
 
     category = "linear"
@@ -210,7 +211,7 @@ class Linear(Layer):
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         raise NotImplementedError
 
 
@@ -225,7 +226,7 @@ class Dense(Linear):
         assert w is not None
         return s @ w
 
-    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         return (r.sum(-1, keepdim=True) / like.shape[-1]).expand(like.shape)
 
 
@@ -248,16 +249,34 @@ class Convolution(Linear):
         assert w is not None
         return self._backward(s, w, like, self.groups)
 
-    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         assert w is not None
         # All input channels of a group get the same, so one channel a group is computed and repeated.
         groups, channels = self.groups, like.shape[1] // self.groups
-        kernel = r.new_ones((groups, 1, *w.shape[2:]))
-        one = like.new_empty((1, groups, *like.shape[2:]))
-        reach = self._forward(torch.ones_like(one), kernel, None, groups) * channels
         summed = r.unflatten(1, (groups, -1)).sum(2) if r.shape[1] != groups else r
-        share = self._backward(summed / reach, kernel, one.expand(len(r), *one.shape[1:]), groups)
+        size, middle = w.shape[2:], self._middle(w)
+        if r.shape[2:] == like.shape[2:] and all(part.stop - part.start == 1 for part in middle):
+            share = summed / channels
+        else:
+            kernel = r.new_zeros((groups, 1, *size))
+            kernel[(..., *middle)] = 1
+            one = like.new_empty((1, groups, *like.shape[2:]))
+            reach = self._forward(torch.ones_like(one), kernel, None, groups) * channels
+            share = self._backward(summed / reach, kernel, one.expand(len(r), *one.shape[1:]), groups)
         return share.expand(like.shape) if groups == 1 else share.repeat_interleave(channels, 1)
+
+    def _middle(self, w: Tensor) -> tuple[slice, ...]:
+        """The taps of the kernel at an output's own place: as many as the stride, so that outputs share the picture.
+
+        Where padding is so wide that they could lie outside of the picture, all taps.
+        """
+        middle, padding = [], self._padding(w)[0]
+        for k, stride, dilation, pad in zip(w.shape[2:], self.stride, self.dilation, padding, strict=True):
+            taps = min(k, stride)
+            start = max((k - taps) // 2, -(-pad // dilation))
+            inside = start + taps <= k and pad <= dilation * (k - 1 - start)
+            middle.append(slice(start, start + taps) if inside else slice(0, k))
+        return tuple(middle)
 
     def _per_axis(self, value: int | Sequence[int]) -> list[int]:
         values = [value] if isinstance(value, int) else list(value)
@@ -312,7 +331,7 @@ class TransposedConvolution(Linear):
         )
         return back
 
-    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         assert w is not None
         ones = torch.ones_like(w)
         reach = self.apply(torch.ones_like(like[:1]), ones)
@@ -346,7 +365,7 @@ class FixedMatrix(Linear):
         back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)
         return back
 
-    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         assert w is not None
         ones = torch.ones_like(w)
         return self.transpose(r / self.apply(torch.ones_like(like), ones), ones, like)
@@ -372,7 +391,7 @@ class Average(Linear):
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
         return self.run([h])
 
-    def flat(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+    def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         return self.transpose(r / self.apply(torch.ones_like(like), None), None, like)
 
 

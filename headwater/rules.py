@@ -9,7 +9,8 @@ Together they say how much input i contributes to output j, and each output hand
     R_i = \sum_j \frac{z_{ij}}{\sum_{i'} z_{i'j}} R_j \; + \; \text{fallback}_i
 
 What an output cannot hand on that way, because nothing contributes to it or a stabiliser takes a part, goes by the
-fallback: in equal parts to all inputs that the output sees. So no unit loses or creates relevance. With
+fallback: it stays in place, in equal parts on the inputs at the output's own position, all channels of its group (a
+dense layer's output has all inputs at its position). So no unit loses or creates relevance. With
 ``fallback=False`` that part is lost, as in the published code.
 
 A rule is told tensors, never graphs or models.
@@ -109,7 +110,7 @@ class LinearRule(Rule):
 
     Attributes:
         eps: added to the denominators, with their sign.
-        fallback: hand on what the terms cannot, in equal parts; else it is lost.
+        fallback: hand on what the terms cannot, in place; else it is lost.
     """
 
     eps: float
@@ -149,7 +150,7 @@ def hand_on(
         back.addcmul_(a, layer.transpose(s, w, like))
     if fallback:
         left = torch.addcmul(relevance, s, z, value=-1, out=z) if z.shape == relevance.shape else relevance - s * z
-        back += layer.flat(left, terms[0][1], like)
+        back += layer.in_place(left, terms[0][1], like)
     return back
 
 
@@ -380,7 +381,7 @@ class AlphaBeta(Rule):
             for a, w in terms:
                 back = back + a * layer.transpose(s, w, h)
             left = left - s * z
-        return [back + layer.flat(left, weights[0], h) if self.fallback else back]
+        return [back + layer.in_place(left, weights[0], h) if self.fallback else back]
 
 
 @dataclass(frozen=True)

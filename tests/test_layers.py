@@ -70,7 +70,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_transpose_is_the_adjoint_and_flat_keeps_the_sum(name, layout):
+def test_transpose_is_the_adjoint_and_in_place_keeps_the_sum(name, layout):
     module = CASES[name].double()
     h = torch.randn(2, 4, 7, 9, dtype=torch.float64).contiguous(memory_format=layout)
     layer = linear_layer(module, h)
@@ -78,7 +78,7 @@ def test_transpose_is_the_adjoint_and_flat_keeps_the_sum(name, layout):
         z = layer.apply(h, layer.weight)
         r = torch.rand_like(z)
         back = layer.transpose(r, layer.weight, h)
-        share = layer.flat(r, layer.weight, h)
+        share = layer.in_place(r, layer.weight, h)
         if layer.bias is not None:
             torch.testing.assert_close(layer.apply(h, layer.weight, layer.bias), module(h))
         else:
@@ -89,14 +89,34 @@ def test_transpose_is_the_adjoint_and_flat_keeps_the_sum(name, layout):
     assert (share >= 0).all()
 
 
-def test_flat_gives_every_seen_input_the_same():
-    layer = linear_layer(nn.Conv2d(2, 3, 2), torch.zeros(1, 2, 3, 3))
-    share = layer.flat(
-        torch.tensor([1.0, 2, 5]).view(1, 3, 1, 1).expand(1, 3, 2, 2), layer.weight, torch.zeros(1, 2, 3, 3)
+@pytest.mark.parametrize(
+    ("conv", "expected"),
+    [
+        # two outputs a channel, 1 and 3: over 2 input channels
+        (nn.Conv2d(2, 1, 3, padding=1), [0.5, 1.5, 0, 0, 0]),
+        (nn.Conv2d(2, 1, (1, 3), padding=(0, 1)), [0.5, 1.5, 0, 0, 0]),
+        (nn.Conv2d(2, 1, (1, 3), padding=(0, 2), dilation=2), [0.5, 1.5, 0, 0, 0]),
+        (nn.Conv2d(2, 1, (1, 3), stride=(1, 2), padding=(0, 1)), [0.25, 0.25, 0.75, 0.75, 0]),
+        (nn.Conv2d(2, 1, (1, 2), stride=(1, 2)), [0.25, 0.25, 0.75, 0.75, 0]),
+        (nn.Conv2d(2, 1, (1, 3)), [0, 0.5, 1.5, 0, 0]),
+    ],
+)
+def test_in_place_is_the_outputs_own_position(conv, expected):
+    layer = linear_layer(conv, torch.zeros(1, 2, 1, 5))
+    with torch.no_grad():
+        r = torch.zeros_like(conv(torch.zeros(1, 2, 1, 5)))
+        r[..., 0], r[..., 1] = 1, 3
+        share = layer.in_place(r, layer.weight, torch.zeros(1, 2, 1, 5))
+    torch.testing.assert_close(share, torch.tensor(expected).expand(1, 2, 1, 5))
+
+
+def test_in_place_is_the_whole_window_where_the_place_may_lie_in_the_padding():
+    layer = linear_layer(nn.Conv2d(1, 1, (1, 3), padding=(0, 2)), torch.zeros(1, 1, 1, 4))
+    share = layer.in_place(torch.ones(1, 1, 1, 6), layer.weight, torch.zeros(1, 1, 1, 4))
+    # windows of 1, 2, 3, 3, 2, 1 inputs
+    torch.testing.assert_close(
+        share[0, 0, 0], torch.tensor([1 + 1 / 2 + 1 / 3, 1 / 2 + 2 / 3, 1 / 2 + 2 / 3, 1 + 1 / 2 + 1 / 3])
     )
-    # 8 per output, over 2 channels x 4 pixels: each output gives 1 to each input it sees
-    expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).expand(1, 2, 3, 3)
-    torch.testing.assert_close(share, expected)
 
 
 def test_an_operation_without_a_rule_names_itself_its_place_and_the_way_out():

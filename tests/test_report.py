@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from headwater.errors import InputError
-from headwater.report import Style, figure, overlay
+from headwater.report import Style, contact_sheet, figure, overlay
 from headwater.report.pictures import shown
 
 PHOTO = Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 90, 3), dtype=np.uint8))
@@ -64,3 +64,12 @@ def test_bad_style(options, message):
 def test_sizes_that_do_not_fit():
     with pytest.raises(InputError, match="the map is"):
         overlay(PHOTO, MAP[:10])
+
+
+def test_a_contact_sheet_has_room_for_every_picture():
+    pictures = [np.full((8, 8, 3), k / 7) for k in range(7)]
+    sheet = Image.open(io.BytesIO(contact_sheet(pictures, [str(k) for k in range(7)], columns=3)))
+    row = Image.open(io.BytesIO(contact_sheet(pictures[:3], ["a", "b", "c"], columns=3)))
+    assert sheet.width == row.width and sheet.height > 2.5 * row.height
+    with pytest.raises(InputError, match="7 and 1"):
+        contact_sheet(pictures, ["a"])
