@@ -259,7 +259,7 @@ class Convolution(Linear):
             share = summed / channels
         else:
             kernel = r.new_zeros((groups, 1, *size))
-            kernel[(..., *middle)] = 1
+            kernel[(slice(None), slice(None), *middle)] = 1
             one = like.new_empty((1, groups, *like.shape[2:]))
             reach = self._forward(torch.ones_like(one), kernel, None, groups) * channels
             share = self._backward(summed / reach, kernel, one.expand(len(r), *one.shape[1:]), groups)
@@ -511,19 +511,8 @@ register_layer(
     Rearrange,
     *("flatten", "view", "reshape", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t"),
     *("expand", "expand_as", "repeat", "roll", "flip", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle"),
-    *(
-        "channel_shuffle",
-        "slice",
-        "select",
-        "narrow",
-        "index",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "index_select",
-    ),
+    *("channel_shuffle", "slice", "select", "narrow", "index", "chunk", "split", "split_with_sizes", "unbind"),
     *("cat", "concat", "stack", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "numpy_T"),
-    *("mT", "adjoint", "matrix_H"),
+    *("mT", "adjoint", "matrix_H", "index_select"),
     *("slice_scatter", "select_scatter", "unfold", "view_as", "reshape_as", "tensor_split", "hsplit", "copy"),
 )
