@@ -25,6 +25,7 @@ from headwater.models import tiny20
 
 _FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+_TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
 _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given up
 
 
@@ -127,9 +128,7 @@ def _bundled() -> tuple[nn.Module, ModelCard]:
     model = tiny20.Tiny20()
     with resources.as_file(resources.files("headwater.models") / "tiny20.safetensors") as path:
         model.load_state_dict({name: _as(model, name, tensor) for name, tensor in load_file(path).items()})
-    size = tiny20.SIZE
-    preprocessing = Preprocessing(size, size, tiny20.MEAN, tiny20.STD)
-    return model, ModelCard("tiny20", "bundled with headwater", preprocessing, tiny20.CLASSES)
+    return model, ModelCard("tiny20", "bundled with headwater", _TINY20_PREPROCESSING, tiny20.CLASSES)
 
 
 def _as(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -207,7 +206,7 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
         raise InputError(f"{path} holds weights without a network; say which: arch='resnet50', or --arch resnet50")
     if arch == "tiny20":
         build: Callable[..., nn.Module] = tiny20.Tiny20
-        preprocessing = Preprocessing(tiny20.SIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
+        preprocessing = _TINY20_PREPROCESSING
         names = tiny20.CLASSES
     elif arch in torchvision.models.list_models(module=torchvision.models):
         build = partial(torchvision.models.get_model, arch, weights=None)
