@@ -66,13 +66,14 @@ class Account:
         """See how a join has divided what reached it."""
         like = next(share for share in shares if share is not None)
         none = like.new_zeros(count)
-        sums = [none if share is None else share.flatten(1).sum(1) for share in shares]
+        sums = [none if share is None else share.reshape(count, -1).sum(1) for share in shares]
         self.joins[name] = torch.stack(sums, 1)
 
 
 def total(relevance: Tensor) -> Tensor:
     """Sum over each picture, in double precision so that the summing adds no error of its own; values ``(N, ...)``."""
-    return relevance.flatten(1).sum(1, dtype=torch.float64 if relevance.device.type != "mps" else torch.float32)
+    flat = relevance.reshape(len(relevance), -1)
+    return flat.sum(1, dtype=torch.float64 if relevance.device.type != "mps" else torch.float32)
 
 
 class Plan:

@@ -36,7 +36,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SIZE = 64
 RESIZE = 76
-"""Short side of a photograph before its centre is cut out. Training crops show, on average, 0.84 of a picture's side."""
+"""Short side of a photograph before its centre is cut out: training crops show 0.84 of a picture's side on average."""
 
 
 class Tiny20(nn.Module):
