@@ -220,8 +220,8 @@ def page(rows: Sequence[Row]) -> str:
 {good} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the picture and at every cut:
 every value that all paths from the picture to the output cross, found from the graph. Composite `otsuki2024`, random
 weights, normalisation statistics of noise, batches of four, two picture sizes (96 x 96 and 97 x 121; 128 x 128 where
-patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the worst of all. torch {torch.__version__.split("+")[0]}.
-Written by `python -m benchmarks.architectures`.
+patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the worst of all. torch
+{torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
 
 {table(rows)}
 
