@@ -143,7 +143,7 @@ def test_a_network_without_feature_maps_has_no_cam(pictures):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in BASELINES if n != "scorecam"])
-@pytest.mark.parametrize("arch", ["resnet50", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "regnet_y_400mf"])
+@pytest.mark.parametrize("arch", ["resnet50", "efficientnet_b0", "densenet121"])
 def test_methods_work_on_real_architectures(arch, name):
     torch.manual_seed(0)
     model = settle(torchvision.models.get_model(arch, weights=None, num_classes=7))
