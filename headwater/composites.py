@@ -318,11 +318,11 @@ def register_rule(name: str, rule: Rule) -> None:
         rule: a rule of :mod:`headwater.rules` or your own. Composites that name a rule for the operation keep it.
 
     >>> import torch, headwater as hw
-    >>> from headwater.rules import Gradient
+    >>> from headwater.rules import Pass
     >>> class Squash(torch.nn.Module):
     ...     def forward(self, h):
     ...         return torch.erf(h)
-    >>> hw.register_rule("Squash", Gradient())
+    >>> hw.register_rule("Squash", Pass())
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), Squash(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
     >>> hw.LRP(model)(torch.rand(1, 3, 8, 8)).conservation.error.item() < 1e-5
     True

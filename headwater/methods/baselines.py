@@ -125,7 +125,7 @@ class CaptumLRP(Baseline):
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         joins = 0
-        for operation in network.graph.operations:
+        for operation in (o for o in network.graph.operations if o.inputs):
             joins += operation.kind == "add" and len(operation.inputs) == 2
             module = network.calls[operation.name]
             if not _CAPTUM_KNOWS.intersection(type(c).__name__ for c in [module]):
