@@ -66,7 +66,8 @@ class Account:
         """See how a join has divided what reached it."""
         like = next(share for share in shares if share is not None)
         none = like.new_zeros(count)
-        sums = [none if share is None else share.reshape(count, -1).sum(1) for share in shares]
+        # Summed over dimensions as they lie: flattening a channels-last tensor would copy it.
+        sums = [none if s is None else s.sum(list(range(1, s.ndim))) if s.ndim > 1 else s for s in shares]
         self.joins[name] = torch.stack(sums, 1)
 
 
