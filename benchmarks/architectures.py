@@ -162,11 +162,11 @@ class Row:
     problem: str = ""
 
 
-def measure(architecture: Architecture, batch: int = 4, sizes: Sequence[tuple[int, int]] | None = None) -> Row:
+def measure(architecture: Architecture, batch: int = 4) -> Row:
     """Explain ``batch`` pictures of noise at each size and compare relevance with the seed at every cut."""
     at_input, at_cuts = [], []
     row = Row(architecture)
-    for size in dict.fromkeys(sizes or architecture.sizes):
+    for size in dict.fromkeys(architecture.sizes):
         model = build(architecture, size)
         x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
         lrp = hw.LRP(model, output=architecture.output)

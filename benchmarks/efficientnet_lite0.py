@@ -4,8 +4,7 @@
     python -m benchmarks.efficientnet_lite0 --pictures ../shared/data/imagenet-sample --boxes ../shared/data/tiny20
 
 EfficientNet-Lite0 is the residual network whose ImageNet weights can be had as a package. Compared are the exact
-composite, with each way of handing on what z+ cannot, and a
-plain z+ sweep that loses it. Writes the table to
+composite, with each way of handing on what z+ cannot, and a plain z+ sweep that loses it. Writes the table to
 docs/results/efficientnet-lite0.md, and contact sheets (research pictures, not for the repository) to --out.
 """
 

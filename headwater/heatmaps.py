@@ -43,14 +43,11 @@ def heat_quantization(heatmap: Tensor, levels: int = 8, variant: Variant = "publ
     >>> heat_quantization(torch.tensor([[0., 1., 2., 3., 4.]]), levels=3)
     tensor([[0., 0., 2., 2., 4.]])
     """
-    if heatmap.ndim < 2 or heatmap.numel() == 0 or not heatmap.is_floating_point():
-        raise InputError(f"maps must be floating point (..., H, W), got {heatmap.dtype} {tuple(heatmap.shape)}")
+    _check(heatmap)
     if levels < 2:
         raise InputError(f"levels must be at least 2, got {levels}")
     if variant not in get_args(Variant):
         raise InputError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
-    if not heatmap.isfinite().all():
-        raise InputError("the map holds NaN or infinity")
     low, high = heatmap.amin((-2, -1), keepdim=True), heatmap.amax((-2, -1), keepdim=True)
     if variant == "equation":
         width = (high - low) / levels
@@ -173,10 +170,7 @@ def _masked(
     choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Tensor:
     """Each map reduced, cut and masked; the work is scikit-image's, so it is done on the CPU, map by map."""
-    if heatmap.ndim < 2 or heatmap.numel() == 0 or not heatmap.is_floating_point():
-        raise InputError(f"maps must be floating point (..., H, W), got {heatmap.dtype} {tuple(heatmap.shape)}")
-    if not heatmap.isfinite().all():
-        raise InputError("the map holds NaN or infinity")
+    _check(heatmap)
     if size < 1:
         raise InputError(f"size must be at least 1, got {size}")
     rows, columns = heatmap.shape[-2:]
@@ -192,3 +186,10 @@ def _masked(
         masked.append(torch.from_numpy(np.ascontiguousarray(chosen)))
     result = torch.stack(masked).to(heatmap)
     return result.reshape(*heatmap.shape[:-2], *result.shape[-2:])
+
+
+def _check(heatmap: Tensor) -> None:
+    if heatmap.ndim < 2 or heatmap.numel() == 0 or not heatmap.is_floating_point():
+        raise InputError(f"maps must be floating point (..., H, W), got {heatmap.dtype} {tuple(heatmap.shape)}")
+    if not heatmap.isfinite().all():
+        raise InputError("the map holds NaN or infinity")

@@ -236,9 +236,9 @@ class Convolution(Linear):
     def __init__(self, operation: Operation, lookup: Lookup) -> None:
         super().__init__(operation, lookup)
         self.dims = int(operation.kind[4])
-        self.stride = self._per_axis(self.argument(3, "stride", 1))
+        self.stride = _per_axis(self.argument(3, "stride", 1), self.dims)
         self.padding = self.argument(4, "padding", 0)
-        self.dilation = self._per_axis(self.argument(5, "dilation", 1))
+        self.dilation = _per_axis(self.argument(5, "dilation", 1), self.dims)
         self.groups: int = self.argument(6, "groups", 1)
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
@@ -278,14 +278,10 @@ class Convolution(Linear):
             middle.append(slice(start, start + taps) if inside else slice(0, k))
         return tuple(middle)
 
-    def _per_axis(self, value: int | Sequence[int]) -> list[int]:
-        values = [value] if isinstance(value, int) else list(value)
-        return values * self.dims if len(values) == 1 else values
-
     def _padding(self, w: Tensor) -> tuple[list[int], list[int]]:
         """Padding on both sides of each axis, and what "same" puts on the far sides alone, as ``pad`` takes it."""
         if not isinstance(self.padding, str):
-            return self._per_axis(self.padding), []
+            return _per_axis(self.padding, self.dims), []
         if self.padding == "valid":
             return [0] * self.dims, []
         total = [d * (k - 1) for d, k in zip(self.dilation, w.shape[2:], strict=True)]
@@ -305,17 +301,23 @@ class Convolution(Linear):
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 
+def _per_axis(value: int | Sequence[int], dims: int) -> list[int]:
+    """A setting for each of ``dims`` axes, given once for all or for each."""
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dims if len(values) == 1 else values
+
+
 class TransposedConvolution(Linear):
     """``aten.conv_transpose1d`` to ``conv_transpose3d``, any stride, padding, dilation and groups."""
 
     def __init__(self, operation: Operation, lookup: Lookup) -> None:
         super().__init__(operation, lookup)
         dims = int(operation.kind[len("conv_transpose")])
-        per_axis = lambda v: [v] * dims if isinstance(v, int) else list(v) * (dims if len(v) == 1 else 1)  # noqa: E731
-        self.stride, self.padding = per_axis(self.argument(3, "stride", 1)), per_axis(self.argument(4, "padding", 0))
-        self.output_padding = per_axis(self.argument(5, "output_padding", 0))
+        self.stride = _per_axis(self.argument(3, "stride", 1), dims)
+        self.padding = _per_axis(self.argument(4, "padding", 0), dims)
+        self.output_padding = _per_axis(self.argument(5, "output_padding", 0), dims)
         self.groups: int = self.argument(6, "groups", 1)
-        self.dilation = per_axis(self.argument(7, "dilation", 1))
+        self.dilation = _per_axis(self.argument(7, "dilation", 1), dims)
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
         assert w is not None

@@ -66,15 +66,19 @@ class Account:
         """See how a join has divided what reached it."""
         like = next(share for share in shares if share is not None)
         none = like.new_zeros(count)
-        # Summed over dimensions as they lie: flattening a channels-last tensor would copy it.
-        sums = [none if s is None else s.sum(list(range(1, s.ndim))) if s.ndim > 1 else s for s in shares]
+        sums = [none if share is None else _per_picture(share) for share in shares]
         self.joins[name] = torch.stack(sums, 1)
 
 
 def total(relevance: Tensor) -> Tensor:
     """Sum over each picture, in double precision so that the summing adds no error of its own; values ``(N, ...)``."""
-    flat = relevance.reshape(len(relevance), -1)
-    return flat.sum(1, dtype=torch.float64 if relevance.device.type != "mps" else torch.float32)
+    return _per_picture(relevance, torch.float64 if relevance.device.type != "mps" else torch.float32)
+
+
+def _per_picture(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Sums over dimensions as they lie: flattening a channels-last tensor would copy it."""
+    dimensions = list(range(1, values.ndim))
+    return values.sum(dimensions, dtype=dtype) if dimensions else values.to(dtype or values.dtype)
 
 
 class Plan:

@@ -93,6 +93,13 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
     return chosen.expand(count)
 
 
+def check_pictures(x: Tensor) -> None:
+    """Raise an ``InputError`` for what is no floating-point batch of pictures."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
+        given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"pictures must be a floating-point tensor (N, C, H, W), got {given}")
+
+
 def check_start(start: str) -> None:
     """Raise an ``InputError`` for what is no way to begin."""
     if start not in get_args(Start):

@@ -22,7 +22,7 @@ from headwater.errors import InputError, MissingDependencyError, TraceError
 from headwater.explanation import Explanation
 from headwater.graph import Graph, trace
 from headwater.methods.rebuilt import Rebuilt
-from headwater.seed import Target, check_target
+from headwater.seed import Target, check_pictures, check_target
 
 _GRAPHS = 8  # picture sizes for which the list of operations is kept
 
@@ -47,9 +47,7 @@ class Baseline(ABC):
             InputError: the pictures or the target do not fit.
             TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
         """
-        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
-            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"pictures must be a floating-point tensor (N, C, H, W), got {given}")
+        check_pictures(x)
         x = x.detach()
         with _isolated():
             network = Rebuilt(self._graph(x), self.model, self._addition())

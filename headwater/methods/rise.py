@@ -12,7 +12,7 @@ from torch.nn import functional
 from headwater.errors import InputError
 from headwater.explanation import Explanation
 from headwater.graph import skeleton
-from headwater.seed import Target, check_target
+from headwater.seed import Target, check_pictures, check_target
 
 Progress = Callable[[int, int], None]
 """Told after each batch: masks done, masks in all."""
@@ -74,9 +74,7 @@ class Rise:
         Raises:
             InputError: the pictures or the target do not fit.
         """
-        if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
-            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"pictures must be a floating-point tensor (N, C, H, W), got {given}")
+        check_pictures(x)
         network = skeleton(self.model)
         logits = network(x)
         if logits.ndim != 2:
