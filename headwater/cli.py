@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -160,31 +162,24 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the sample and of ties.")] = 42,
     step: Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 16,
+    randomise: Annotated[
+        int, typer.Option(help="Also: do maps change when the network's layers are random? On so many pictures.", min=0)
+    ] = 0,
     devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
 ) -> None:
-    """Measure methods on labelled pictures: insertion, deletion, conservation, localisation."""
+    """Measure methods on labelled pictures: insertion, deletion, conservation, localisation, randomisation."""
     from headwater import evaluation
     from headwater.files import write_bytes, write_text
     from headwater.metrics.insertion_deletion import Protocol
     from headwater.models import load_model
     from headwater.picture_explanation import default_model
-    from headwater.report.tables import SummaryTable, curves_figure
+    from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
     protocols = cast("tuple[Protocol, ...]", tuple(_names(protocol)))
     settings = evaluation.Settings(tuple(_names(methods)), samples, protocols, split, seed, step, batch_size)
     network = default_model() if model is None else load_model(model, weights, arch)
     places = [_device(name) for name in _names(devices)] if devices else [_device(None)]
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, rate="")
-
-        def progress(done: int, total: int, seconds: float) -> None:
-            rate = f"{done / seconds:.2f} pictures/s" if seconds else ""
-            bar.update(task, completed=done, total=total, rate=rate)
-            if not console.is_terminal:
-                left = seconds / done * (total - done)
-                console.print(f"{done} of {total} pictures, {rate}, {left:.0f} s left", markup=False)
-
+    with _measuring() as progress:
         table = evaluation.evaluate(
             network if len(places) > 1 else network.to(places[0]),
             data,
@@ -199,8 +194,29 @@ def evaluate(
     write_text(out / "summary.md", summary.markdown() + "\n")
     write_text(out / "summary.tex", summary.latex())
     write_bytes(out / "curves.png", curves_figure(json.loads((out / "curves.json").read_text())))
+    if randomise:
+        changed = evaluation.measure_randomisation(network, data, settings, randomise)
+        write_text(out / "randomisation.csv", changed.to_csv(index=False))
+        write_bytes(out / "randomisation.png", randomisation_figure(changed))
     console.print(summary.markdown(), markup=False)
     console.print(f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}", markup=False)
+
+
+@contextmanager
+def _measuring() -> Iterator[Callable[[int, int, float], None]]:
+    """Progress with rate and time left: a bar on a terminal, plain lines elsewhere."""
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None, rate="")
+
+        def progress(done: int, total: int, seconds: float) -> None:
+            rate = f"{done / seconds:.2f} pictures/s" if seconds else ""
+            bar.update(task, completed=done, total=total, rate=rate)
+            if not console.is_terminal:
+                left = seconds / done * (total - done)
+                console.print(f"{done} of {total} pictures, {rate}, {left:.0f} s left", markup=False)
+
+        yield progress
 
 
 def _names(text: str) -> list[str]:
@@ -208,25 +224,157 @@ def _names(text: str) -> list[str]:
 
 
 @app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(help="tiny20: the bundled network.")],
-    data: Annotated[Path, typer.Option(help="Folder with the pictures.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an unfinished run in it goes on.")],
-    epochs: Annotated[int | None, typer.Option(help="Shorter or longer than the recipe says.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="See headwater experiments.")],
+    data: Annotated[Path, typer.Option(help="Folder with labelled pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder of this experiment; an unfinished one in it goes on.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Name, checkpoint file or run folder; several give means over networks. ResNet-50 if none."),
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
+    weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
+    samples: Annotated[int, typer.Option(help="Pictures, balanced over the classes.", min=1)] = 1000,
+    split: Annotated[str, typer.Option(help="Of the data set.")] = "val",
+    seed: Annotated[int, typer.Option(help="Of the sample and of ties.")] = 42,
+    step: Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)] = None,
+    batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 16,
+    threshold: Annotated[float, typer.Option(help="For tableD: an ID not above it is a failure.")] = 0.371,
+    worst: Annotated[int, typer.Option(help="For tableD: failed pictures to look at.", min=1)] = 100,
+    devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
 ) -> None:
-    """Train a network by a committed recipe."""
-    if recipe != "tiny20":
-        raise InputError(f"no recipe is called {recipe!r}; there is tiny20")
+    """Run an experiment of the papers and print its numbers beside the published ones."""
+    from headwater import experiments
+    from headwater.evaluation import Settings
+    from headwater.models import find_runs, load_model
+    from headwater.picture_explanation import default_model
+
+    places = [_device(place) for place in _names(devices)] if devices else [_device(None)]
+    names = [str(run) for given in model or [] for run in (find_runs(Path(given)) if Path(given).is_dir() else [given])]
+    networks = [load_model(given, weights, arch) for given in names] if names else [default_model()]
+    settings = Settings(("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size)
+    with _measuring() as progress:
+        done = experiments.reproduce(
+            name,
+            data,
+            [network.to(places[0]) for network in networks],
+            out,
+            settings,
+            threshold=threshold,
+            worst=worst,
+            devices=places if len(places) > 1 else (),
+            progress=progress,
+        )
+    console.print(done.report, markup=False)
+    for path in done.files:
+        console.print(f"-> {path}", markup=False)
+
+
+@app.command()
+def train(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cub-resnet50, cub-abn, or tiny20 (the bundled one).")],
+    data: Annotated[Path, typer.Option(help="Folder with the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; unfinished runs in it go on.")],
+    recipe: Annotated[str, typer.Option(help="otsuki2024 or doublet2024; for cub-.")] = "otsuki2024",
+    seeds: Annotated[str, typer.Option(help="Of every random choice, separated by commas: a run each.")] = "0",
+    epochs: Annotated[int | None, typer.Option(help="At most; what the recipe says if not given.", min=1)] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="To begin with: member of torchvision's enum, a file, or none (from scratch).")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="Another network than ResNet-50.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the pictures; 224 in the papers.", min=8)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step; 32 in the papers.", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; 0.001 in the papers.")] = None,
+    validation: Annotated[int | None, typer.Option(help="Pictures cut from the training set.", min=1)] = None,
+    test_split: Annotated[str, typer.Option(help="What the data call their pictures for testing.")] = "test",
+    workers: Annotated[int, typer.Option(help="Processes that load pictures.", min=0)] = 0,
+    devices: Annotated[str, typer.Option(help="How many GPUs, or auto.")] = "auto",
+) -> None:
+    """Train a network by a committed recipe; every run folder can be explained with --model."""
+    numbers = [_whole(seed) for seed in _names(seeds)]
+    if not numbers or len(set(numbers)) != len(numbers):
+        raise InputError(f"seeds must be different whole numbers, separated by commas, got {seeds!r}")
+    if name not in ("tiny20", "cub-resnet50", "cub-abn"):
+        raise InputError(f"no training is called {name!r}; there are cub-resnet50, cub-abn, tiny20")
+    changes = {
+        "epochs": epochs,
+        "start": weights,
+        "arch": arch,
+        "size": size,
+        "batch_size": batch_size,
+        "lr": lr,
+        "validation": validation,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
     try:
-        from headwater.training.tiny20 import Recipe, train_tiny20
-    except ImportError as error:
+        if name == "tiny20":
+            _train_tiny20(data, out, numbers, changes)
+        else:
+            _train_classifier(name, data, out, recipe, numbers, changes, test_split, workers, devices)
+    except ModuleNotFoundError as error:
         from headwater.errors import MissingDependencyError
 
         raise MissingDependencyError(f"training needs {error.name}: pip install 'headwater[train]'") from error
-    chosen = Recipe(seed=seed) if epochs is None else Recipe(seed=seed, epochs=epochs)
-    trained = train_tiny20(data, out, chosen, progress_bar=console.is_terminal)
-    console.print(f"validation accuracy {trained.accuracy:.1%} -> {trained.weights}", markup=False)
+
+
+def _train_tiny20(data: Path, out: Path, seeds: list[int], changes: dict[str, Any]) -> None:
+    from headwater.training.tiny20 import Recipe, train_tiny20
+
+    if set(changes) - {"epochs", "batch_size"}:
+        raise InputError("tiny20 is trained by its own recipe; --epochs, --batch-size and --seeds can be changed")
+    for seed in seeds:
+        place = out if len(seeds) == 1 else out / f"seed-{seed}"
+        trained = train_tiny20(data, place, Recipe(seed=seed, **changes), progress_bar=console.is_terminal)
+        console.print(f"seed {seed}: validation accuracy {trained.accuracy:.1%} -> {trained.weights}", markup=False)
+
+
+def _train_classifier(
+    name: str,
+    data: Path,
+    out: Path,
+    recipe: str,
+    seeds: list[int],
+    changes: dict[str, Any],
+    test_split: str,
+    workers: int,
+    devices: str,
+) -> None:
+    from dataclasses import replace
+    from statistics import mean, stdev
+
+    from headwater.training.classifier import train_classifier
+    from headwater.training.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise InputError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
+    chosen = replace(RECIPES[recipe], attention_after="layer3" if name == "cub-abn" else None, **changes)
+    accuracies = []
+    for seed in seeds:
+        trained = train_classifier(
+            data,
+            out / f"seed-{seed}",
+            replace(chosen, seed=seed),
+            test_split=test_split,
+            workers=workers,
+            devices=devices if devices == "auto" else _whole(devices),
+            progress_bar=console.is_terminal,
+        )
+        accuracies.append(trained.accuracy)
+        console.print(
+            f"seed {seed}: test accuracy {trained.accuracy:.1%} after {trained.epochs} epochs -> {trained.folder}",
+            markup=False,
+        )
+    if len(accuracies) > 1:
+        console.print(
+            f"test accuracy {mean(accuracies):.1%} ± {stdev(accuracies):.1%} over {len(accuracies)} seeds",
+            markup=False,
+        )
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise InputError(f"a whole number was expected, got {text!r}")
+    return int(text)
 
 
 @app.command()
@@ -251,6 +399,17 @@ def methods() -> None:
         composite = load_composite(name) if name in list_composites() else None
         kind = "LRP" if composite else "baseline" if name in BASELINES else "registered"
         table.add_row(name, kind, str(composite.splitting) if composite else "")
+    console.print(table)
+
+
+@app.command()
+def experiments() -> None:
+    """List the experiments that headwater reproduce runs."""
+    from headwater.experiments import list_experiments
+
+    table = Table("experiment", "what it is", box=None)
+    for name, title in list_experiments().items():
+        table.add_row(name, title)
     console.print(table)
 
 

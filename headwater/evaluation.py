@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,12 @@ from headwater.composites import list_composites
 from headwater.data.labelled import LabelledPicture, LabelledPictures, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import DataError, HeadwaterError, InputError, MissingDependencyError
+from headwater.explanation import Explanation
 from headwater.files import write_bytes, write_text
 from headwater.graph import skeleton
 from headwater.heatmaps import heat_quantization
-from headwater.methods import Method, list_methods, load_method
-from headwater.metrics import gini, insertion_deletion, pointing_game, relevance_mass, relevance_rank
+from headwater.methods import QUANTIZED, Method, list_methods, load_method
+from headwater.metrics import gini, insertion_deletion, pointing_game, randomisation, relevance_mass, relevance_rank
 from headwater.metrics.insertion_deletion import Protocol
 from headwater.models import ModelCard, card_of
 from headwater.run_folder import claim
@@ -34,9 +37,6 @@ from headwater.run_folder import claim
 if TYPE_CHECKING:
     import pandas
 
-QUANTIZED = "+hq"
-"""Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
-_LEVELS = 8
 _PUBLISHED_STEP, _PUBLISHED_PIXELS = 500, 224 * 224
 
 Progress = Callable[[int, int, float], None]
@@ -121,7 +121,7 @@ def evaluate(
     """
     pd = _pandas()
     out, found = Path(out), data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
-    card = card_of(model) or ModelCard(type(model).__name__, "given", preprocessing or Preprocessing(256, 224))
+    card = card_of(model, preprocessing)
     chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)
     if card.classes is not None and found.classes is not None and len(card.classes) != len(found.classes):
         raise DataError(
@@ -204,8 +204,11 @@ class _Worker:
         if readable:
             x = torch.stack(tensors).to(self.reference.device, self.reference.dtype)
             labels = torch.tensor([picture.label for picture in readable], device=x.device)
+            explained = {name: method(x) for name, method in self.methods.items()}
             for name in self.settings.methods:
-                for picture, row in zip(readable, self._measure(name, x, labels, masks), strict=True):
+                e = explained[name.removesuffix(QUANTIZED)]
+                heatmap = heat_quantization(e.heatmap) if name.endswith(QUANTIZED) else e.heatmap
+                for picture, row in zip(readable, self._measure(e, heatmap, x, labels, masks), strict=True):
                     measured[picture.name, name] = row
         empty = {"predicted": -1, "probability": math.nan}
         return [
@@ -221,10 +224,8 @@ class _Worker:
         ]
 
     def _measure(
-        self, name: str, x: Tensor, labels: Tensor, masks: Sequence[Tensor | None]
+        self, e: Explanation, heatmap: Tensor, x: Tensor, labels: Tensor, masks: Sequence[Tensor | None]
     ) -> Iterator[dict[str, Any]]:
-        e = self.methods[name.removesuffix(QUANTIZED)](x)
-        heatmap = heat_quantization(e.heatmap, _LEVELS) if name.endswith(QUANTIZED) else e.heatmap
         if (labels >= e.logits.shape[1]).any():
             raise DataError(f"label {int(labels.max())} is out of range; the network has {e.logits.shape[1]} classes")
         columns: dict[str, Tensor] = {"predicted": e.target, "probability": e.probability}
@@ -298,12 +299,55 @@ def _identity(
     }
 
 
+def measure_randomisation(
+    model: nn.Module,
+    data: str | Path | LabelledPictures,
+    settings: Settings,
+    count: int = 10,
+    comparisons: int = 6,
+    preprocessing: Preprocessing | None = None,
+) -> pandas.DataFrame:
+    """Randomise the network from the output down and compare each method's maps, on the first pictures of the sample.
+
+    Args:
+        model: the network; it is not changed.
+        data: as in :func:`evaluate`.
+        settings: whose methods, sample and seed count.
+        count: pictures.
+        comparisons: depths at which maps are compared, evenly over the layers.
+        preprocessing: for a model of your own that has no card.
+
+    Returns:
+        One row a method, depth and picture: ``method``, ``layers`` (how many are random), ``layer`` (the last of them),
+        ``picture``, ``correlation`` (Spearman's, of absolute values).
+    """
+    pd = _pandas()
+    found = data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
+    chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)[:count]
+    prepare = card_of(model, preprocessing).preprocessing
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    x = torch.stack([prepare(picture.open()) for picture in chosen]).to(reference.device, reference.dtype)
+    with torch.no_grad():
+        target = skeleton(model)(x).argmax(1)
+    rows = []
+    for name in settings.methods:
+        result = randomisation(
+            model, functools.partial(load_method, name), x, target, comparisons=comparisons, seed=settings.seed
+        )
+        for depth, layer in enumerate(result.layers):
+            rows += [
+                {"method": name, "layers": result.counts[depth], "layer": layer, "picture": p.name, "correlation": c}
+                for p, c in zip(chosen, result.correlation[:, depth].tolist(), strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
 def _mean_curves(table: pandas.DataFrame, columns: Sequence[str], methods: Sequence[str]) -> dict[str, Any]:
     """Mean curve of each method: ``{method: {column: [probability at each point]}}``."""
     means: dict[str, Any] = {}
     for method in methods:
         rows = table[(table["method"] == method) & table["error"].isna()]
-        means[method] = {c: torch.tensor(rows[c].tolist()).double().mean(0).tolist() for c in columns if len(rows)}
+        means[method] = {c: np.stack(rows[c].tolist()).astype(float).mean(0).tolist() for c in columns if len(rows)}
     return means
 
 

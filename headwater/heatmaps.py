@@ -134,6 +134,14 @@ def reduced_map(heatmap: np.ndarray, size: int) -> np.ndarray:
     return transform.resize(heatmap, (size, size), order=1, anti_aliasing=max(heatmap.shape) > size)
 
 
+def above_threshold(reduced: np.ndarray, threshold: float | None) -> np.ndarray:
+    """Where a reduced map is above the threshold, or its mean; nowhere in a constant map."""
+    if threshold is not None:
+        return reduced > threshold
+    # The mean of equal numbers may be off by rounding.
+    return (reduced > reduced.mean()) & (reduced.min() != reduced.max())
+
+
 def strongest_component(reduced: np.ndarray, above: np.ndarray) -> np.ndarray:
     """The component of ``above`` that holds the largest value of ``reduced``, as a mask."""
     labels = measure.label(above, connectivity=2)
@@ -177,9 +185,7 @@ def _masked(
     masked = []
     for one in heatmap.detach().reshape(-1, rows, columns).cpu().to(torch.promote_types(heatmap.dtype, torch.float32)):
         reduced = reduced_map(one.numpy(), size)
-        above = reduced > (reduced.mean() if threshold is None else threshold)
-        if reduced.min() == reduced.max() and threshold is None:
-            above = np.zeros_like(above)  # the mean of equal numbers may be off by rounding
+        above = above_threshold(reduced, threshold)
         chosen = choose(reduced, above)
         if enlarge and chosen.shape != (rows, columns):
             chosen = transform.resize(chosen, (rows, columns), order=1, anti_aliasing=False)

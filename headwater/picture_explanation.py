@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +161,7 @@ def explain_files(
     """
     if quantize is not None and quantize < 2:
         raise InputError(f"quantization needs at least 2 levels, got {quantize}")
-    card = card_of(model) or ModelCard(type(model).__name__, "given", preprocessing or Preprocessing(256, 224))
-    if preprocessing is not None:
-        card = replace(card, preprocessing=preprocessing)
+    card = card_of(model, preprocessing)
     chosen = None if target is None else card.class_index(target)
     explainer = load_method(method, model)
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))

@@ -104,7 +104,10 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
       ``ILSVRC2012_validation_ground_truth.txt`` and ``meta`` mapping (``LOC_synset_mapping.txt`` or ``synsets.txt``).
     - ``flat``: pictures called ``<wnid>_<anything>``; the sorted wnids are the classes.
     - ``folders``: one folder a class, sorted (torchvision's ImageFolder; ImageNet's validation folder), directly or in
-      a folder called as the split. Annotations in ``<picture>.xml`` (ImageNet's format) give boxes.
+      a folder called as the split.
+
+    Annotations in ImageNet's format, ``<picture>.xml``, give boxes in the last three layouts: beside the pictures, or
+    anywhere below a folder ``Annotations`` (or ``bbox``) in ``root`` or beside it.
 
     Raises:
         DataError: none fits, or a part is missing; says what was found and what is expected.
@@ -144,17 +147,18 @@ def _flat(root: Path, split: str) -> LabelledPictures:
     files = sorted(p for p in root.iterdir() if _wnid(p))
     wnids = sorted({_wnid(p) or "" for p in files})
     index = {wnid: k for k, wnid in enumerate(wnids)}
-    pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p) for p in files)
+    boxes = {stem: _xml_boxes(path) for stem, path in _annotations(root).items()}
+    pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p, boxes=boxes.get(p.stem, ())) for p in files)
     return LabelledPictures("flat", pictures, tuple(wnids))
 
 
 def _folders(root: Path, split: str) -> LabelledPictures:
     root = root / split if (root / split).is_dir() else root
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir())
-    pictures = []
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS)
+    annotations, pictures = _annotations(root), []
     for label, name in enumerate(classes):
         for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in _SUFFIXES):
-            boxes = _xml_boxes(path.with_suffix(".xml"))
+            boxes = _xml_boxes(annotations.get(path.stem))
             pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes))
     return LabelledPictures("folders", tuple(pictures), tuple(classes))
 
@@ -170,13 +174,13 @@ def _imagenet_flat(root: Path, split: str) -> LabelledPictures:
     devkit = [line.split()[0] for line in mapping.read_text().splitlines() if line.strip()]
     sorted_index = {wnid: k for k, wnid in enumerate(sorted(devkit))}
     numbers = [int(line) for line in truth.read_text().split()]
-    pictures = []
+    annotations, pictures = _annotations(root), []
     for path in sorted(root.glob("ILSVRC2012_val_*.JPEG")):
         number = int(path.stem.rsplit("_", 1)[1])
         if not 1 <= number <= len(numbers) or not 1 <= numbers[number - 1] <= len(devkit):
             raise DataError(f"{truth}: no class for {path.name}; the list has {len(numbers)} entries")
         label = sorted_index[devkit[numbers[number - 1] - 1]]
-        pictures.append(LabelledPicture(path.name, label, path, boxes=_xml_boxes(path.with_suffix(".xml"))))
+        pictures.append(LabelledPicture(path.name, label, path, boxes=_xml_boxes(annotations.get(path.stem))))
     return LabelledPictures("imagenet-flat", tuple(pictures), tuple(sorted(devkit)))
 
 
@@ -184,9 +188,18 @@ def _first(root: Path, *names: str) -> Path | None:
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def _xml_boxes(path: Path) -> tuple[Box, ...]:
+_ANNOTATIONS = ("Annotations", "annotations", "Annotation", "bbox")
+
+
+def _annotations(root: Path) -> dict[str, Path]:
+    """Annotation files by the name of their picture: beside the pictures, or in a folder of their own."""
+    places = [root, *(parent / name for parent in (root, root.parent) for name in _ANNOTATIONS)]
+    return {path.stem: path for place in reversed(places) if place.is_dir() for path in sorted(place.rglob("*.xml"))}
+
+
+def _xml_boxes(path: Path | None) -> tuple[Box, ...]:
     """Boxes of an annotation in ImageNet's (Pascal VOC's) format; none where there is no such file."""
-    if not path.is_file():
+    if path is None:
         return ()
     try:
         tree = ElementTree.parse(path)

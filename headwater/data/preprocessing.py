@@ -25,13 +25,14 @@ class Box:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the short side with antialiasing, crop the centre, scale to [0, 1], normalise by channel.
+    """Resize with antialiasing, crop the centre, scale to [0, 1], normalise by channel.
 
     Attributes:
         resize: short side after resizing, in pixels.
         crop: side of the square cut from the centre.
         mean, std: of each channel, for pictures in [0, 1].
         interpolation: ``"bilinear"`` or ``"bicubic"``.
+        stretch: resize both sides to ``resize`` whatever the picture's shape, as the papers do on CUB.
 
     >>> from PIL import Image
     >>> Preprocessing(256, 224)(Image.new("RGB", (640, 480))).shape
@@ -43,19 +44,21 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
+    stretch: bool = False
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The picture (RGB) as float32 ``(3, crop, crop)``, normalised."""
         mode = InterpolationMode(self.interpolation)
-        resized = transforms.resize(picture, [self.resize], interpolation=mode, antialias=True)
+        size = [self.resize] * (2 if self.stretch else 1)
+        resized = transforms.resize(picture, size, interpolation=mode, antialias=True)
         tensor = transforms.to_tensor(transforms.center_crop(resized, [self.crop]))
         return transforms.normalize(tensor, list(self.mean), list(self.std))
 
     def box(self, width: int, height: int) -> Box:
         """The part of a ``width`` x ``height`` picture that the network sees."""
         short = min(width, height)
-        resized_width = self.resize if width <= height else int(self.resize * width / short)
-        resized_height = self.resize if height <= width else int(self.resize * height / short)
+        resized_width = self.resize if width <= height or self.stretch else int(self.resize * width / short)
+        resized_height = self.resize if height <= width or self.stretch else int(self.resize * height / short)
         # The crop's corner is on the resized picture's pixel grid, as torchvision rounds it.
         left = round((resized_width - self.crop) / 2)
         top = round((resized_height - self.crop) / 2)

@@ -10,15 +10,20 @@ from torch import nn
 from headwater.composites import list_composites
 from headwater.errors import InputError
 from headwater.explanation import Explanation
+from headwater.heatmaps import heat_quantization
 from headwater.lrp import LRP
+from headwater.methods.abn import AttentionMap
 from headwater.methods.baselines import BASELINES
-from headwater.methods.masked import MASKED
+from headwater.methods.changed import MASKED, Changed
 from headwater.methods.rise import Rise
 
 Method = Callable[..., Explanation]
 """``method(x, target=None)``: pictures ``(N, C, H, W)``; the predicted class where no target is given."""
 
-_METHODS: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **MASKED, "rise": Rise}
+QUANTIZED = "+hq"
+"""Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
+
+_METHODS: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **MASKED, "rise": Rise, "abn": AttentionMap}
 
 
 def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:
@@ -36,7 +41,7 @@ def list_methods() -> list[str]:
 
 
 def load_method(name: str, model: nn.Module) -> Method:
-    """The method of that name for ``model``; every composite is one.
+    """The method of that name for ``model``; every composite is one, and ``NAME+hq`` is NAME's map, quantized.
 
     Raises:
         InputError: no method has that name.
@@ -47,6 +52,8 @@ def load_method(name: str, model: nn.Module) -> Method:
     >>> method(torch.zeros(1, 3, 64, 64)).heatmap.shape
     torch.Size([1, 64, 64])
     """
+    if name.endswith(QUANTIZED):
+        return Changed(load_method(name.removesuffix(QUANTIZED), model), heat_quantization)
     if name in _METHODS:
         return _METHODS[name](model)
     if name in list_composites():
@@ -56,4 +63,4 @@ def load_method(name: str, model: nn.Module) -> Method:
     raise InputError(f"no method is called {name!r}; {hint}")
 
 
-__all__ = ["Method", "list_methods", "load_method", "register_method"]
+__all__ = ["QUANTIZED", "Method", "list_methods", "load_method", "register_method"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,10 +21,12 @@ class Randomisation:
     Attributes:
         layers: the last module that was randomised at each comparison, from the output down; those above it are random
             too.
+        counts: how many layers were random then.
         correlation: Spearman's, of absolute values, ``(N, layers)``, in [-1, 1].
     """
 
     layers: tuple[str, ...]
+    counts: tuple[int, ...]
     correlation: Tensor
 
 
@@ -33,7 +36,7 @@ def randomisation(
     x: Tensor,
     target: int | Tensor,
     *,
-    every: int = 1,
+    comparisons: int = 6,
     seed: int = 0,
 ) -> Randomisation:
     """Randomise the layers of a copy of ``model`` from the output down and compare the maps.
@@ -46,20 +49,21 @@ def randomisation(
         make_method: makes a method for a network, for example ``lambda m: headwater.load_method("gradcam", m)``.
         x: pictures ``(N, C, H, W)``.
         target: class to explain, one or ``(N,)``; kept while the network changes.
-        every: compare after so many further layers, and after the last.
+        comparisons: how often the maps are compared: after evenly many further layers, and after the last.
         seed: of the random weights.
 
     Raises:
-        InputError: the network has no layers with parameters, or ``every`` is below 1.
+        InputError: the network has no layers with parameters, or ``comparisons`` is below 1.
 
     >>> import torch, headwater as hw
     >>> model = hw.load_model("tiny20")
-    >>> result = randomisation(model, lambda m: hw.load_method("otsuki2024", m), torch.rand(1, 3, 64, 64), 3, every=40)
-    >>> result.layers[-1], result.correlation.shape[0]
-    ('conv1', 1)
+    >>> x = torch.rand(1, 3, 64, 64)
+    >>> result = randomisation(model, lambda m: hw.load_method("otsuki2024", m), x, target=3, comparisons=2)
+    >>> result.layers[-1], result.correlation.shape
+    ('conv1', torch.Size([1, 2]))
     """
-    if every < 1:
-        raise InputError(f"every must be at least 1, got {every}")
+    if comparisons < 1:
+        raise InputError(f"comparisons must be at least 1, got {comparisons}")
     network = copy.deepcopy(model).eval()
     layers = [
         (name, module)
@@ -69,16 +73,17 @@ def randomisation(
     if not layers:
         raise InputError(f"{type(model).__name__} has no layers whose parameters can be made random")
     before = make_method(network)(x, target).heatmap
+    counts = sorted({math.ceil(len(layers) * k / comparisons) for k in range(1, comparisons + 1)})
     names, correlations = [], []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for count, (name, module) in enumerate(reversed(layers), 1):
             module.reset_parameters()
-            if count % every == 0 or count == len(layers):
+            if count in counts:
                 names.append(name)
                 after = make_method(network)(x, target).heatmap
                 correlations.append(rank_correlation(before.abs().flatten(1), after.abs().flatten(1)))
-    return Randomisation(tuple(names), torch.stack(correlations, 1))
+    return Randomisation(tuple(names), tuple(counts), torch.stack(correlations, 1))
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:

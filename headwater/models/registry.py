@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from importlib import resources
@@ -22,10 +23,13 @@ from torch import Tensor, nn
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
 from headwater.models import tiny20
+from headwater.models.abn import AttentionBranchNetwork
 
 _FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
+RUN_CARD, RUN_WEIGHTS = "card.json", "model.safetensors"
+"""What a finished training leaves in its run folder, to be loaded again."""
 _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given up
 
 
@@ -82,18 +86,25 @@ def list_models() -> list[str]:
     return ["tiny20", *(name for name in names if _FAMILIES.fullmatch(name))]
 
 
-def card_of(model: nn.Module) -> ModelCard | None:
-    """The card of a model that :func:`load_model` returned; ``None`` for others."""
+def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> ModelCard:
+    """The card of a model that :func:`load_model` returned, or one made up for a model of your own.
+
+    Args:
+        model: the model.
+        preprocessing: takes the place of the card's; without either it is ``Preprocessing(256, 224)``.
+    """
     card = getattr(model, "card", None)
-    return card if isinstance(card, ModelCard) else None
+    if not isinstance(card, ModelCard):
+        card = ModelCard(type(model).__name__, "given", Preprocessing(256, 224))
+    return card if preprocessing is None else replace(card, preprocessing=preprocessing)
 
 
 def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = None, progress: bool = True) -> nn.Module:
     """Load a classifier, in eval mode; its :class:`ModelCard` is its attribute ``card``.
 
     Args:
-        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), or a checkpoint file
-            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``).
+        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), a checkpoint file
+            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), or the run folder of a training.
         weights: a member of torchvision's weights enum (``"DEFAULT"``, ``"IMAGENET1K_V1"``, ...), or ``"none"`` for
             random weights.
         arch: for a checkpoint file, the name of its architecture.
@@ -102,7 +113,7 @@ def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = No
     Raises:
         InputError: no model or weights of that name.
         DownloadError: the weights are not in torch's cache and cannot be fetched.
-        CheckpointError: the file is missing, unsafe, broken, or does not fit ``arch``.
+        CheckpointError: the file or run is missing, unsafe, broken, or does not fit ``arch``.
         MissingDependencyError: ``timm:`` without timm installed.
 
     >>> model = load_model("tiny20")
@@ -110,7 +121,9 @@ def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = No
     'tabby'
     """
     text = str(name)
-    if text.endswith(_SUFFIXES) or (Path(text).is_file() and text not in list_models()):
+    if Path(text).is_dir() and text not in list_models():
+        model, card = _from_run(Path(text), arch)
+    elif text.endswith(_SUFFIXES) or (Path(text).is_file() and text not in list_models()):
         model, card = _from_file(Path(text), arch)
     elif arch is not None:
         raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(_SUFFIXES)})")
@@ -204,21 +217,72 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     state = read_checkpoint(path)
     if arch is None:
         raise InputError(f"{path} holds weights without a network; say which: arch='resnet50', or --arch resnet50")
-    if arch == "tiny20":
-        build: Callable[..., nn.Module] = tiny20.Tiny20
-        preprocessing = _TINY20_PREPROCESSING
-        names = tiny20.CLASSES
-    elif arch in torchvision.models.list_models(module=torchvision.models):
-        build = partial(torchvision.models.get_model, arch, weights=None)
-        preprocessing = Preprocessing(256, 224)
-        names = tuple(torchvision.models.get_model_weights(arch)["DEFAULT"].meta["categories"])
-    else:
-        raise InputError(f"no architecture is called {arch!r}; see headwater models")
+    build, preprocessing, names = architecture(arch)
     with torch.device("meta"):
         head = [name for name in build().state_dict() if name.endswith("weight")][-1]
     classes = len(state[head]) if head in state and state[head].ndim else len(names)
     model = build(num_classes=classes)
-    card = ModelCard(str(path), str(path), preprocessing, names if len(names) == classes else None)
+    _fill(model, state, str(path), arch)
+    return model, ModelCard(str(path), str(path), preprocessing, names if len(names) == classes else None)
+
+
+def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
+    """The network that ``headwater train`` left in its run folder."""
+    runs = find_runs(folder)
+    if len(runs) > 1:
+        raise InputError(f"{folder} holds {len(runs)} runs ({', '.join(run.name for run in runs)}); name one of them")
+    (run,) = runs
+    try:
+        known = json.loads((run / RUN_CARD).read_text())
+        name, after, classes = known["arch"], known["attention_after"], tuple(known["classes"])
+        stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
+        preprocessing = Preprocessing(**stored)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{run / RUN_CARD} is not the card of a run ({error})") from error
+    if arch is not None and arch != name:
+        raise CheckpointError(f"{run} is a run of {name}, not of {arch}")
+    model = build_classifier(name, len(classes), after)
+    _fill(model, read_checkpoint(run / RUN_WEIGHTS), str(run), name)
+    return model, ModelCard(str(run), f"{run / RUN_WEIGHTS}", preprocessing, classes)
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The finished runs of ``headwater train`` in a folder: itself, or those below it.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if (folder / RUN_CARD).is_file():
+        return [folder]
+    found = sorted(path.parent for path in folder.glob(f"*/{RUN_CARD}"))
+    if not found:
+        raise CheckpointError(f"{folder} holds no finished run of headwater train (no {RUN_CARD})")
+    return found
+
+
+def build_classifier(arch: str, classes: int, attention_after: str | None = None) -> nn.Module:
+    """A network with random weights, with an attention branch after a stage where one is named."""
+    model = architecture(arch)[0](num_classes=classes)
+    return model if attention_after is None else AttentionBranchNetwork(model, attention_after)
+
+
+def architecture(name: str) -> tuple[Callable[..., nn.Module], Preprocessing, tuple[str, ...]]:
+    """How to build a network of that name, and what its usual weights go with.
+
+    Raises:
+        InputError: no architecture has that name.
+    """
+    if name == "tiny20":
+        return tiny20.Tiny20, _TINY20_PREPROCESSING, tiny20.CLASSES
+    if name in torchvision.models.list_models(module=torchvision.models):
+        build = partial(torchvision.models.get_model, name, weights=None)
+        names = tuple(torchvision.models.get_model_weights(name)["DEFAULT"].meta["categories"])
+        return build, Preprocessing(256, 224), names
+    raise InputError(f"no architecture is called {name!r}; see headwater models")
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str, arch: str) -> None:
+    """Load weights, or say what does not fit."""
     expected = model.state_dict()
     missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in expected]
@@ -233,9 +297,8 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
         if found
     ]
     if problems:
-        raise CheckpointError(f"{path} does not fit {arch}; {'; '.join(problems)}")
+        raise CheckpointError(f"{source} does not fit {arch}; {'; '.join(problems)}")
     model.load_state_dict({name: _as(model, name, tensor) for name, tensor in state.items()}, strict=False)
-    return model, card
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

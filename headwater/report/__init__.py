@@ -3,5 +3,6 @@
 from headwater.report.flow import flow_figure
 from headwater.report.pictures import Style, figure, overlay
 from headwater.report.sheet import contact_sheet
+from headwater.report.stages import c3_figure
 
-__all__ = ["Style", "contact_sheet", "figure", "flow_figure", "overlay"]
+__all__ = ["Style", "c3_figure", "contact_sheet", "figure", "flow_figure", "overlay"]

@@ -170,3 +170,27 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     stream = io.BytesIO()
     canvas.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def randomisation_figure(table: pandas.DataFrame) -> bytes:
+    """Mean rank correlation with the trained network's maps against the number of random layers, as PNG.
+
+    Args:
+        table: rows of :func:`headwater.evaluation.measure_randomisation`.
+    """
+    canvas = Figure(figsize=(7, 3.8), dpi=130)
+    FigureCanvasAgg(canvas)
+    axis = canvas.subplots()
+    for place, method in enumerate(dict.fromkeys(table["method"])):
+        means = table[table["method"] == method].groupby("layers")["correlation"].mean()
+        style = "-" if place < 10 else "--"
+        axis.plot([0, *means.index], [1.0, *means], style, label=method, lw=1.3, color=f"C{place % 10}")
+    axis.axhline(0, color="0.7", lw=0.8, zorder=0)
+    axis.set_xlabel("random layers, from the output down", fontsize=8)
+    axis.set_ylabel("rank correlation with the map before", fontsize=8)
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    canvas.tight_layout()
+    stream = io.BytesIO()
+    canvas.savefig(stream, format="png")
+    return stream.getvalue()

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import save
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from headwater.data.tiny20 import PictureSet, load_tiny20
 from headwater.files import write_bytes, write_text
 from headwater.models.tiny20 import CLASSES, MEAN, STD, Tiny20
 from headwater.run_folder import claim
+from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,6 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return len(self.data.labels)
 
 
-class EpochOrder(Sampler[tuple[int, int]]):
-    """Every picture once, shuffled, as ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
-        for index in torch.randperm(self.count, generator=generator).tolist():
-            yield self.epoch, index
-
-    def __len__(self) -> int:
-        return self.count
-
-
 class Tiny20Training(lightning.LightningModule):
     """Cross-entropy training with label smoothing and a one-cycle AdamW schedule; validated by top-1 accuracy."""
 
@@ -150,14 +132,6 @@ class Tiny20Training(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class PlainProgress(Callback):
-    """One line an epoch, for logs and pipes."""
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        metrics = {name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()}
-        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {metrics}", flush=True)
-
-
 def train_tiny20(
     data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False
 ) -> TrainedModel:
@@ -187,6 +161,7 @@ def train_tiny20(
         devices=1,
         deterministic=True,
         logger=CSVLogger(out, name="logs"),  # a folder a start: a resumed run keeps the log of the killed one
+        plugins=[WholeCheckpoints()],
         callbacks=[best, TQDMProgressBar() if progress_bar else PlainProgress()],
         enable_progress_bar=progress_bar,
         enable_model_summary=False,

@@ -1,0 +1,124 @@
+"""Whether relevance adds up at the picture, before the first and before the last block (Otsuki et al., Fig. 7)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from headwater.data.labelled import LabelledPicture
+from headwater.errors import InputError
+from headwater.graph import Graph
+from headwater.lrp import LRP
+from headwater.models import card_of
+
+PLACES = ("the picture", "the first block", "the last block")
+
+
+@dataclass(frozen=True)
+class CutSums:
+    """Sums of relevance of one composite.
+
+    Attributes:
+        composite: its name.
+        probability: what each sweep began with, ``(N,)``.
+        sums: relevance at the picture, at the first block's input and at the last block's, ``(N, 3)``.
+    """
+
+    composite: str
+    probability: Tensor
+    sums: Tensor
+
+    @property
+    def kept(self) -> Tensor:
+        """Part of the probability that is there, ``(N, 3)``."""
+        return self.sums / self.probability[:, None]
+
+
+def block_inputs(graph: Graph) -> tuple[str, str]:
+    """The values that enter the first and the last residual block: the last cuts before the first and the last join.
+
+    Raises:
+        InputError: the network has no join.
+    """
+    order = {operation.name: k for k, operation in enumerate(graph.operations)}
+    joins = [k for k, o in enumerate(graph.operations) if o.kind == "add" and len(set(o.inputs)) > 1]
+    if not joins:
+        raise InputError("the network has no residual block")
+    first, last = ([c for c in graph.cuts() if order.get(c, -1) < join][-1] for join in (joins[0], joins[-1]))
+    return first, last
+
+
+def cut_sums(
+    model: nn.Module, composites: Sequence[str], pictures: Sequence[LabelledPicture], batch_size: int = 8
+) -> list[CutSums]:
+    """Sums of relevance at the three places, for the predicted class of each picture."""
+    preprocessing, reference = card_of(model).preprocessing, next(model.parameters())
+    results = []
+    for name in composites:
+        lrp, probabilities, sums = LRP(model, name), [], []
+        for start in range(0, len(pictures), batch_size):
+            chunk = pictures[start : start + batch_size]
+            x = torch.stack([preprocessing(picture.open()) for picture in chunk]).to(reference)
+            e = lrp(x, checkpoints="cuts")
+            assert e.conservation is not None
+            places = (lrp.graph(x).input, *block_inputs(lrp.graph(x)))
+            probabilities.append(e.conservation.seed.cpu())
+            sums.append(torch.stack([e.conservation.checkpoints[place].cpu() for place in places], 1))
+        results.append(CutSums(name, torch.cat(probabilities), torch.cat(sums)))
+    return results
+
+
+def conservation_figure(results: Sequence[CutSums]) -> bytes:
+    """The sum of relevance against the probability, a panel a place, as PNG; what is conserved lies on the diagonal."""
+    canvas = Figure(figsize=(10.5, 3.7), dpi=130)
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(1, 3, sharex=True, sharey=True)
+    for place, (axis, title) in enumerate(zip(axes, PLACES, strict=True)):
+        axis.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
+        for number, result in enumerate(results):
+            axis.scatter(
+                result.probability,
+                result.sums[:, place],
+                s=14,
+                color=f"C{number}",
+                marker="ox^s"[number % 4],
+                linewidths=0.9,
+                label=result.composite,
+            )
+        axis.set_title(f"at {title}", fontsize=9, loc="left")
+        axis.set_xlabel("probability of the class", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].set_ylabel("sum of relevance", fontsize=8)
+    axes[0].legend(fontsize=7, frameon=False)
+    canvas.tight_layout()
+    stream = io.BytesIO()
+    canvas.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def conservation_csv(results: Sequence[CutSums], pictures: Sequence[LabelledPicture]) -> str:
+    """One line a composite and picture."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("composite", "picture", "probability", *PLACES))
+    for result in results:
+        for picture, p, sums in zip(pictures, result.probability.tolist(), result.sums.tolist(), strict=True):
+            writer.writerow((result.composite, picture.name, p, *sums))
+    return stream.getvalue()
+
+
+def conservation_markdown(results: Sequence[CutSums]) -> str:
+    """The part that is kept at each place, and the worst relative error."""
+    head = ["composite", *(f"kept at {place}" for place in PLACES), "worst error"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * 4]
+    for result in results:
+        kept = [f"{v:.4f}" for v in result.kept.mean(0).tolist()]
+        lines.append(f"| `{result.composite}` | {' | '.join(kept)} | {(result.kept - 1).abs().max().item():.1e} |")
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""Error analysis: pictures whose explanation failed, the worst of them sorted and shown (Otsuki et al., Sec. D.4)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from headwater.data.labelled import LabelledPicture
+from headwater.errors import InputError
+from headwater.evaluation import object_mask
+from headwater.experiments.grid import overlaid, seen
+from headwater.experiments.published import PUBLISHED_FAILURES
+from headwater.methods import load_method
+from headwater.metrics.failures import Failure, attended_area, failure_kinds
+from headwater.metrics.localisation import relevance_mass
+from headwater.models import card_of
+from headwater.report.sheet import contact_sheet
+
+if TYPE_CHECKING:
+    import pandas
+
+KINDS: dict[Failure, str] = {"IA": "area too small", "OA": "area too large", "WA": "elsewhere"}
+
+
+@dataclass(frozen=True)
+class FailedPicture:
+    """One of the worst explanations.
+
+    Attributes:
+        picture: which.
+        id: its ID score.
+        photo: what the network saw, and ``shown`` the map over it, RGB arrays.
+        mass: positive relevance in the box, in [0, 1]; ``None`` without a box.
+        attended: attended area, part of the picture.
+        box: area of the box, part of the picture; ``None`` without a box.
+        kind: IA, OA or WA; ``None`` without a box.
+    """
+
+    picture: LabelledPicture
+    id: float
+    photo: np.ndarray
+    shown: np.ndarray
+    mass: float | None
+    attended: float
+    box: float | None
+    kind: Failure | None
+
+
+@dataclass(frozen=True)
+class ErrorAnalysis:
+    """How many explanations failed, and the worst of them, the worst first."""
+
+    failed: int
+    of: int
+    threshold: float
+    worst: tuple[FailedPicture, ...]
+
+    def markdown(self) -> str:
+        """Counts beside the printed ones."""
+        counts = Counter(w.kind for w in self.worst)
+        p = PUBLISHED_FAILURES
+        lines = [
+            "| | printed, ImageNet | measured |",
+            "|---|--:|--:|",
+            f"| failed: ID not above {self.threshold} | {p['failed']} of {p['of']} | {self.failed} of {self.of} |",
+            f"| looked at | 100 | {len(self.worst)} |",
+        ]
+        if counts[None] < len(self.worst):
+            lines += [f"| {kind}: {text} | {p[kind]} | {counts[kind]} |" for kind, text in KINDS.items()]
+        if counts[None]:
+            lines.append(f"| without a box: yours to sort, see `failures.csv` | | {counts[None]} |")
+        return "\n".join(lines)
+
+    def csv(self) -> str:
+        """One line a picture; ``kind`` is empty for the reader to fill in where there is no box."""
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("picture", "label", "id", "mass_in_box", "attended_area", "box_area", "kind"))
+        for w in self.worst:
+            numbers = ("" if v is None else f"{v:.6f}" for v in (w.id, w.mass, w.attended, w.box))
+            writer.writerow((w.picture.name, w.picture.label, *numbers, w.kind or ""))
+        return stream.getvalue()
+
+    def sheet(self, columns: int = 5) -> bytes:
+        """Photo and map of each, as PNG; with a box to tick where there is no kind."""
+        pictures, titles = [], []
+        for w in self.worst:
+            pictures += [w.photo, w.shown]
+            titles += [w.picture.name.rsplit("/", 1)[-1][:18], f"{w.kind or '[ ]IA [ ]OA [ ]WA'}  ID {w.id:.2f}"]
+        return contact_sheet(pictures, titles, columns=2 * columns, side=1.5)
+
+    def examples(self) -> bytes:
+        """The worst of each kind, photo and map, as PNG (Fig. D).
+
+        Raises:
+            InputError: no picture has a kind.
+        """
+        pictures, titles = [], []
+        for kind, text in KINDS.items():
+            of_kind = next((w for w in self.worst if w.kind == kind), None)
+            if of_kind is not None:
+                pictures += [of_kind.photo, of_kind.shown]
+                titles += [f"{kind}: {text}", f"ID {of_kind.id:.2f}"]
+        if not pictures:
+            raise InputError("no failed explanation has a box to sort it by")
+        return contact_sheet(pictures, titles, columns=2)
+
+
+def analyse_errors(
+    model: nn.Module,
+    method: str,
+    table: pandas.DataFrame,
+    pictures: Sequence[LabelledPicture],
+    threshold: float,
+    count: int = 100,
+    measure: str = "id_published",
+    batch_size: int = 8,
+) -> ErrorAnalysis:
+    """Look at the ``count`` lowest ID scores among those not above ``threshold``.
+
+    Args:
+        model: the network.
+        method: whose maps they are.
+        table: rows of :func:`headwater.evaluate`.
+        pictures: the data set that the rows are of.
+        threshold: an explanation fails when its ID is not above it.
+        count: pictures to look at.
+        measure: column of the table.
+        batch_size: pictures at a time.
+    """
+    rows = table[(table["method"] == method) & table["error"].isna()]
+    failed = rows[~(rows[measure] > threshold)].sort_values([measure, "picture"]).head(count)
+    by_name = {picture.name: picture for picture in pictures}
+    preprocessing, reference = card_of(model).preprocessing, next(model.parameters())
+    explain, worst = load_method(method, model), list[FailedPicture]()
+    for start in range(0, len(failed), batch_size):
+        part = failed.iloc[start : start + batch_size]
+        chosen = [by_name[name] for name in part["picture"]]
+        opened = [picture.open() for picture in chosen]
+        x = torch.stack([preprocessing(photo) for photo in opened]).to(reference)
+        heatmaps = explain(x).heatmap
+        for picture, photo, given, heatmap, score in zip(
+            chosen, opened, x, heatmaps.split(1), part[measure].tolist(), strict=True
+        ):
+            mask = object_mask(picture, preprocessing, photo.size)
+            shown = seen(given, preprocessing)
+            inside = None if mask is None else mask[None].to(heatmap.device)
+            worst.append(
+                FailedPicture(
+                    picture,
+                    score,
+                    np.asarray(shown),
+                    np.asarray(overlaid(shown, heatmap[0])),
+                    mass=None if inside is None else relevance_mass(heatmap, inside).item(),
+                    attended=attended_area(heatmap).item(),
+                    box=None if mask is None else mask.mean().item(),
+                    kind=None if inside is None else failure_kinds(heatmap, inside)[0],
+                )
+            )
+    return ErrorAnalysis(int((~(rows[measure] > threshold)).sum()), len(rows), threshold, tuple(worst))

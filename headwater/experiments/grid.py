@@ -1,0 +1,98 @@
+"""Figures that show pictures with the maps of several methods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from headwater.data.labelled import LabelledPicture, LabelledPictures
+from headwater.data.preprocessing import Preprocessing
+from headwater.errors import InputError
+from headwater.experiments.networks import networks_for
+from headwater.methods import load_method
+from headwater.models import ModelCard, card_of
+from headwater.report.pictures import Style, overlay
+from headwater.report.sheet import contact_sheet
+
+
+def explanation_grid(
+    models: Sequence[nn.Module],
+    pictures: Sequence[LabelledPicture],
+    methods: Mapping[str, str],
+    pictures_in_rows: bool = True,
+    style: Style | None = None,
+) -> bytes:
+    """The maps of the pictures' own classes by every method, laid over the photos, as PNG.
+
+    Args:
+        models: networks; the first that a method is measured on explains.
+        pictures: with their labels, which are explained.
+        methods: names with their headings; those without a network are left out.
+        pictures_in_rows: pictures are rows and methods columns, or the other way round.
+        style: colours.
+
+    Raises:
+        InputError: no pictures, or no method has a network.
+    """
+    chosen = {name: found[0] for name in methods if (found := networks_for(name, models))}
+    if not pictures or not chosen:
+        raise InputError(f"a grid needs pictures and methods with a network, got {len(pictures)} and {len(chosen)}")
+    labels = torch.tensor([picture.label for picture in pictures])
+    card = card_of(next(iter(chosen.values())))
+    photos = [seen(card.preprocessing(picture.open()), card.preprocessing) for picture in pictures]
+    lines = [("", photos)]
+    for name, model in chosen.items():
+        given = torch.stack([card_of(model).preprocessing(picture.open()) for picture in pictures])
+        reference = next(model.parameters())
+        heatmaps = load_method(name, model)(given.to(reference), labels.to(reference.device)).heatmap
+        lines.append((methods[name], [overlaid(p, h, style) for p, h in zip(photos, heatmaps, strict=True)]))
+    headings = [class_of(picture, card) for picture in pictures]
+    cells: list[tuple[Image.Image, str]] = []
+    if pictures_in_rows:
+        for row, heading in enumerate(headings):
+            cells += [(line[row], title if row == 0 and title else heading * (not title)) for title, line in lines]
+        return contact_sheet([np.asarray(p) for p, _ in cells], [t for _, t in cells], columns=len(lines))
+    for title, line in lines:
+        cells += [(p, title * (column == 0) if title else headings[column]) for column, p in enumerate(line)]
+    return contact_sheet([np.asarray(p) for p, _ in cells], [t for _, t in cells], columns=len(headings))
+
+
+def seen(x: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """The part of a photo that the network sees, back from the network's input ``(3, H, W)``."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return to_pil_image((x.cpu().float() * std + mean).clamp(0, 1))
+
+
+def overlaid(photo: Image.Image, heatmap: Tensor, style: Style | None = None) -> Image.Image:
+    """A map ``(H, W)`` over what the network saw."""
+    return overlay(photo, heatmap.detach().float().cpu().numpy(), style)
+
+
+def class_of(picture: LabelledPicture, card: ModelCard) -> str:
+    """The name of a picture's class."""
+    return card.class_name(picture.label)
+
+
+def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str], seed: int) -> list[LabelledPicture]:
+    """One picture of each wanted class that the data have; four drawn at random where they have none."""
+    found = []
+    for name in wanted:
+        for picture in data.pictures:
+            known = [picture.name.rsplit("/", 1)[-1].rsplit(".", 1)[0], class_of(picture, card)]
+            if data.classes is not None:
+                known.append(data.classes[picture.label])
+            if _plain(name) in map(_plain, known):
+                found.append(picture)
+                break
+    return found or list(data.sample(min(4, len(data.pictures)), seed))
+
+
+def _plain(name: str) -> str:
+    """Letters alone, without a leading synset or class number."""
+    return re.sub(r"[^a-z]", "", re.sub(r"^(n\d{8}_|\d+\.)", "", name.lower()))

@@ -1,0 +1,19 @@
+"""Which of the given networks explains by which method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from headwater.methods.abn import has_attention
+
+
+def networks_for(method: str, models: Sequence[nn.Module]) -> tuple[nn.Module, ...]:
+    """The networks that ``method`` is measured on: attention branch networks for ``abn``, the plain ones for others.
+
+    Where all are attention branch networks, every method is measured on them; where none is, ``abn`` on none.
+    """
+    branch = tuple(m for m in models if has_attention(m))
+    plain = tuple(m for m in models if not has_attention(m))
+    return branch if method == "abn" else plain or branch

@@ -1,0 +1,244 @@
+"""What the papers print, and which of Headwater's methods stands for each of their rows.
+
+Numbers are percentages, as in Table B of Otsuki et al.; those of Doublet et al. are printed as fractions there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+IMAGENET = "ImageNet"
+CUB = "CUB-200-2011"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Insertion, deletion and ID score in percent, as printed."""
+
+    insertion: float
+    deletion: float
+    id: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        label: as the paper calls it.
+        method: the method that stands for it, see :func:`headwater.list_methods`.
+        published: numbers by data set; empty for rows that the paper does not have.
+    """
+
+    label: str
+    method: str
+    published: Mapping[str, Numbers] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableExperiment:
+    """A table of a paper: its rows, and what a reader must know to compare."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GridExperiment:
+    """A figure that shows pictures with the maps of several methods.
+
+    Attributes:
+        name: of the experiment.
+        title: what the figure shows.
+        methods: with what the paper calls each.
+        classes: names of the classes of the paper's pictures; others are drawn where the data lack them.
+        pictures_in_rows: pictures are rows and methods columns, or the other way round.
+    """
+
+    name: str
+    title: str
+    methods: Mapping[str, str]
+    classes: tuple[str, ...]
+    pictures_in_rows: bool = True
+
+
+def _both(label: str, method: str, cub: tuple[float, ...], imagenet: tuple[float, ...]) -> Row:
+    return Row(label, method, {CUB: Numbers(*cub), IMAGENET: Numbers(*imagenet)})
+
+
+def _imagenet(label: str, method: str, *numbers: float) -> Row:
+    return Row(label, method, {IMAGENET: Numbers(*numbers)})
+
+
+def _cub(label: str, method: str, *numbers: float) -> Row:
+    return Row(label, method, {CUB: Numbers(*numbers)})
+
+
+_OURS = "LRP for ResNet"
+_LRP = _both("LRP (epsilon)", "lrp-epsilon", (5.8, 4.7, 1.1), (9.5, 8.3, 1.1))
+_BASELINES = (
+    _both("integrated gradients", "integrated-gradients", (2.0, 1.5, 0.6), (5.2, 6.2, -1.1)),
+    _both("guided backprop", "guided-backprop", (4.2, 1.4, 2.8), (11.5, 5.7, 5.7)),
+    _both("Grad-CAM", "gradcam", (50.8, 5.5, 45.3), (49.7, 12.6, 37.1)),
+    _both("Score-CAM", "scorecam", (51.1, 5.4, 45.7), (48.8, 13.3, 35.5)),
+)
+_DEEPLIFT = _both("DeepLIFT", "deeplift", (2.4, 1.8, 0.6), (5.6, 6.3, -0.7))
+_METHOD = _both(f"{_OURS}, quantized", "otsuki2024-published+hq", (59.5, 1.4, 58.2), (56.3, 1.8, 54.5))
+_BESIDE = (
+    Row("the same, exact", "otsuki2024+hq"),
+    Row("the same, exact, not quantized", "otsuki2024"),
+    Row("random, quantized", "random+hq"),
+)
+_HQ = "The paper's maps are quantized (8 levels); under the published protocol that alone raises ID, see -table3."
+
+_TABLES = (
+    TableExperiment(
+        "otsuki2024-table1",
+        "Otsuki et al. 2024, Table 1: baselines",
+        (_LRP, *_BASELINES, _METHOD, *_BESIDE),
+        _HQ,
+    ),
+    TableExperiment(
+        "otsuki2024-tableB",
+        "Otsuki et al. 2024, Table B: all baselines",
+        (_LRP, *_BASELINES[:2], _DEEPLIFT, *_BASELINES[2:], _METHOD, *_BESIDE),
+        _HQ,
+    ),
+    TableExperiment(
+        "otsuki2024-table2",
+        "Otsuki et al. 2024, Table 2: splitting at joins",
+        (
+            _imagenet("(i) symmetric, identity out", "otsuki2024-i-published+hq", 54.3, 3.3, 51.0),
+            _imagenet("(ii) symmetric, in", "otsuki2024-ii-published+hq", 55.3, 3.6, 51.7),
+            _imagenet("(iii) ratio, identity out", "otsuki2024-iii-published+hq", 54.3, 3.3, 51.0),
+            _imagenet("(iv) ratio, in: the method", "otsuki2024-published+hq", 56.3, 1.8, 54.5),
+            Row("(i), exact", "otsuki2024-i+hq"),
+            Row("(ii), exact", "otsuki2024-ii+hq"),
+            Row("(iii), exact", "otsuki2024-iii+hq"),
+            Row("(iv), exact", "otsuki2024+hq"),
+            Row("(i), exact, not quantized", "otsuki2024-i"),
+            Row("(ii), exact, not quantized", "otsuki2024-ii"),
+            Row("(iii), exact, not quantized", "otsuki2024-iii"),
+            Row("(iv), exact, not quantized", "otsuki2024"),
+        ),
+    ),
+    TableExperiment(
+        "otsuki2024-table3",
+        "Otsuki et al. 2024, Table 3: heat quantization",
+        (
+            _imagenet("without", "otsuki2024-iii-published", 44.2, 6.6, 37.6),
+            _imagenet("with", "otsuki2024-iii-published+hq", 54.3, 3.3, 51.0),
+            Row("the method, without", "otsuki2024"),
+            Row("the method, with", "otsuki2024+hq"),
+            Row("Grad-CAM, without", "gradcam"),
+            Row("Grad-CAM, with", "gradcam+hq"),
+            Row("random, without", "random"),
+            Row("random, with", "random+hq"),
+        ),
+        "The printed row with quantization equals rows (i) and (iii) of Table 2; (iii) is measured.",
+    ),
+    TableExperiment(
+        "otsuki2024-tableC",
+        "Otsuki et al. 2024, Table C: rules",
+        (
+            _imagenet("LRP (epsilon)", "lrp-epsilon", 9.5, 8.3, 1.1),
+            _imagenet("LRP (mixture)", "lrp-mixture", 8.6, 7.5, 1.1),
+            _imagenet(f"{_OURS} (mixture), quantized", "otsuki2024-mixture+hq", 64.6, 0.2, 64.4),
+            _imagenet(f"{_OURS} (z+), quantized", "otsuki2024-published+hq", 56.3, 1.8, 54.5),
+            Row(f"{_OURS} (z+), exact, quantized", "otsuki2024+hq"),
+            Row(f"{_OURS} (mixture), not quantized", "otsuki2024-mixture"),
+        ),
+    ),
+    TableExperiment(
+        "doublet2024-table1",
+        "Doublet et al., Table 1: baselines",
+        (
+            _cub("RISE", "rise", 37.1, 4.3, 32.8),
+            _cub("Grad-CAM", "gradcam", 46.6, 15.6, 31.0),
+            _cub("LRP", "lrp-epsilon", 6.3, 5.1, 1.1),
+            _cub("ABN", "abn", 28.2, 7.5, 20.7),
+            _cub("C3-LRP", "c3-lrp", 68.5, 1.7, 66.8),
+            Row("random", "random"),
+        ),
+        "Accuracy in the paper: 81.5 % (ResNet-50), 64.2 % (ABN).",
+    ),
+    TableExperiment(
+        "doublet2024-table2",
+        "Doublet et al., Table 2: what the choice of a region does",
+        (
+            _cub("(i) none", "doublet2024", 25.0, 1.8, 23.2),
+            _cub("(ii) C1C", "c1c-lrp", 64.2, 4.2, 60.0),
+            _cub("(iii) C3", "c3-lrp", 68.5, 1.7, 66.8),
+        ),
+    ),
+)
+_FIG5 = {
+    "lrp-epsilon": "LRP (epsilon)",
+    "integrated-gradients": "integrated gradients",
+    "guided-backprop": "guided backprop",
+    "gradcam": "Grad-CAM",
+    "scorecam": "Score-CAM",
+    "otsuki2024": _OURS,
+}
+_FIG_E = {name: _FIG5[name] for name in ("lrp-epsilon", "gradcam", "scorecam", "otsuki2024")}
+_GRIDS = (
+    GridExperiment(
+        "otsuki2024-fig5",
+        "Otsuki et al. 2024, Fig. 5: maps of each method",
+        _FIG5,
+        ("Brandt Cormorant", "Savannah Sparrow", "Sock", "Bustard", "Bee"),
+    ),
+    GridExperiment(
+        "otsuki2024-fig6",
+        "Otsuki et al. 2024, Fig. 6: ablation of the splitting",
+        {"otsuki2024-i": "(i) symmetric, identity out", "otsuki2024": "(iv) ratio, in"},
+        (),
+    ),
+    GridExperiment(
+        "otsuki2024-figA",
+        "Otsuki et al. 2024, Fig. A: heat quantization",
+        {"otsuki2024": "without", "otsuki2024+hq": "with heat quantization"},
+        ("Ping Pong Ball",),
+    ),
+    GridExperiment(
+        "otsuki2024-figB",
+        "Otsuki et al. 2024, Fig. B: symmetric and ratio splitting",
+        {"otsuki2024-ii": "symmetric", "otsuki2024": "ratio"},
+        ("Beacon",),
+    ),
+    GridExperiment(
+        "otsuki2024-figC",
+        "Otsuki et al. 2024, Fig. C: identity skips out and in, symmetric splitting",
+        {"otsuki2024-i": "(i)", "otsuki2024-ii": "(ii)"},
+        ("African Elephant",),
+    ),
+    GridExperiment(
+        "otsuki2024-figE",
+        "Otsuki et al. 2024, Fig. E: further maps",
+        _FIG_E,
+        ("Water Ouzel", "Arabian Camel", "Ram"),
+        pictures_in_rows=False,
+    ),
+    GridExperiment(
+        "otsuki2024-figF",
+        "Otsuki et al. 2024, Fig. F: further maps",
+        _FIG_E,
+        ("Wombat", "Rock Wren", "Geococcyx"),
+        pictures_in_rows=False,
+    ),
+    GridExperiment(
+        "doublet2024-fig4",
+        "Doublet et al., Fig. 4: maps of each method",
+        {"rise": "RISE", "gradcam": "Grad-CAM", "lrp-epsilon": "LRP", "abn": "ABN", "c3-lrp": "C3-LRP"},
+        (),
+    ),
+)
+TABLES: Mapping[str, TableExperiment] = {e.name: e for e in _TABLES}
+GRIDS: Mapping[str, GridExperiment] = {e.name: e for e in _GRIDS}
+
+FAILURE_THRESHOLD = 0.371
+"""An explanation fails when its ID is not above this: Grad-CAM's mean in the paper (Sec. D.4)."""
+PUBLISHED_FAILURES = {"failed": 311, "of": 1000, "IA": 40, "OA": 25, "WA": 35}

@@ -1,0 +1,147 @@
+"""Tables of the papers, measured: the printed numbers beside ours, under both protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from headwater.data.labelled import LabelledPictures
+from headwater.evaluation import Progress, Settings, evaluate, is_baseline
+from headwater.experiments.networks import networks_for
+from headwater.experiments.published import CUB, IMAGENET, Numbers, Row, TableExperiment
+from headwater.report.tables import SummaryTable
+
+if TYPE_CHECKING:
+    import pandas
+
+_MEASURES = ("insertion", "deletion", "id")
+
+
+@dataclass(frozen=True)
+class MeasuredTable:
+    """A table of a paper with the numbers of the networks at hand.
+
+    Attributes:
+        experiment: what it is.
+        summary: over pictures for one network, over networks for several.
+        accuracy: part of the pictures that each method's networks predict right.
+        networks: on how many networks each method was measured; methods that have none are missing.
+    """
+
+    experiment: TableExperiment
+    summary: SummaryTable
+    accuracy: dict[str, float]
+    networks: dict[str, int]
+
+    def markdown(self) -> str:
+        """Printed numbers and measured ones side by side, in percent: insertion / deletion / **ID**."""
+        printed = [d for d in (IMAGENET, CUB) if any(d in row.published for row in self.experiment.rows)]
+        protocols = [m.removeprefix("id_") for m in self.summary.measures if m.startswith("id_")]
+        head = ["", "method", *(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), "right"]
+        lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(head) - 2)]
+        for row in self.experiment.rows:
+            cells = [row.label, f"`{row.method}`", *(_printed(row.published.get(d)) for d in printed)]
+            if row.method in self.networks:
+                cells += [self._measured(row, p) for p in protocols]
+                cells.append(f"{self.accuracy[row.method]:.1%}")
+            else:
+                cells += ["no network given"] * len(protocols) + [""]
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join([*lines, "", self._note()])
+
+    def _measured(self, row: Row, protocol: str) -> str:
+        cells = [self.summary.cells[row.method, f"{measure}_{protocol}"] for measure in _MEASURES]
+        several = self.networks[row.method] > 1
+        texts = [f"{c.mean:.1%}" + (f" ± {c.deviation:.1%}" if several else "") for c in cells]
+        p = self.summary.p_values.get(f"id_{protocol}", {}).get(row.method, 1.0)
+        texts[-1] = f"**{texts[-1]}**" + ("\\*" if p < 0.05 else "")
+        return " / ".join(text.replace("%", "") for text in texts)
+
+    def _note(self) -> str:
+        count = max(self.networks.values(), default=0)
+        unit = "networks" if count > 1 else "pictures"
+        parts = ["Percent: insertion / deletion / **ID**."]
+        if count > 1:
+            parts.append(f"Mean ± standard deviation over {count} networks.")
+        for measure, best in self.summary.against.items():
+            protocol = measure.removeprefix("id_")
+            parts.append(f"`{protocol}`: \\* p < 0.05 against `{best}`, paired over {unit} (t-test, Holm).")
+        if self.summary.failed:
+            parts.append(f"{self.summary.failed} pictures could not be read and are left out.")
+        return " ".join([*parts, self.experiment.note]).strip()
+
+
+def measure_table(
+    experiment: TableExperiment,
+    models: Sequence[nn.Module],
+    data: LabelledPictures,
+    settings: Settings,
+    out: Path,
+    devices: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> MeasuredTable:
+    """Measure a table's methods, each network in a folder of its own below ``out``.
+
+    Args:
+        experiment: which table.
+        models: trained networks; several are what the paper's several trainings are.
+        data: the pictures.
+        settings: of the evaluation; its methods are the table's.
+        out: run folder; what is there is reused.
+        devices: see :func:`headwater.evaluate`.
+        progress: see :func:`headwater.evaluate`.
+    """
+    import pandas as pd
+
+    by_network: dict[int, tuple[nn.Module, list[str]]] = {}
+    for row in experiment.rows:
+        for model in networks_for(row.method, models):
+            by_network.setdefault(id(model), (model, []))[1].append(row.method)
+    networks = {row.method: len(networks_for(row.method, models)) for row in experiment.rows}
+    tables: list[pandas.DataFrame] = []
+    for model in models:
+        if id(model) not in by_network:
+            continue
+        methods = tuple(dict.fromkeys(by_network[id(model)][1]))
+        place = out / f"network-{len(tables)}"
+        tables.append(
+            evaluate(model, data, replace(settings, methods=methods), place, devices=devices, progress=progress)
+        )
+    accuracy = {
+        method: float(pd.concat([right[right["method"] == method] for right in map(_right, tables)])["right"].mean())
+        for method in dict.fromkeys(row.method for row in experiment.rows)
+        if networks[method]
+    }
+    methods = tuple(accuracy)
+    combined = _over_networks(tables, methods) if max(networks.values()) > 1 else pd.concat(tables, ignore_index=True)
+    summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m) and not m.startswith("random")])
+    return MeasuredTable(experiment, summary, accuracy, {m: n for m, n in networks.items() if n})
+
+
+def _right(table: pandas.DataFrame) -> pandas.DataFrame:
+    readable = table[table["error"].isna()]
+    return readable.assign(right=readable["predicted"] == readable["label"])
+
+
+def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -> pandas.DataFrame:
+    """One row a network and method, its means over the pictures in the columns, for :class:`SummaryTable`."""
+    import pandas as pd
+
+    rows = []
+    for method in methods:
+        having = [table for table in tables if (table["method"] == method).any()]
+        for number, table in enumerate(having):
+            mine = table[table["method"] == method]
+            means = mine.select_dtypes("number").mean()
+            rows.append({"picture": f"network {number}", "method": method, "error": None, **means.to_dict()})
+    return pd.DataFrame(rows)
+
+
+def _printed(numbers: Numbers | None) -> str:
+    if numbers is None:
+        return ""
+    return f"{numbers.insertion:.1f} / {numbers.deletion:.1f} / **{numbers.id:.1f}**"

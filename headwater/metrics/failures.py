@@ -1,0 +1,61 @@
+"""Why an explanation fails: too small an area, too large a one, or another one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from headwater.metrics.localisation import relevance_mass
+
+Failure = Literal["IA", "OA", "WA"]
+
+
+def attended_area(heatmap: Tensor) -> Tensor:
+    r"""How many pixels a map attends to, as a part of the map: its effective area.
+
+    .. math:: A = \frac{1}{n} \frac{\left(\sum_i R_i^+\right)^2}{\sum_i (R_i^+)^2}
+
+    A map that is uniform on k of n pixels has k / n; a map without positive relevance 0.
+
+    Args:
+        heatmap: maps ``(N, H, W)``.
+
+    Returns:
+        ``(N,)``, in [0, 1].
+
+    >>> import torch
+    >>> attended_area(torch.tensor([[[2., 2.], [0., -1.]]])).tolist()
+    [0.5]
+    """
+    positive = heatmap.clamp(min=0).flatten(1).double()
+    area = positive.sum(1).square() / positive.square().sum(1) / positive.shape[1]
+    return area.nan_to_num(0.0).to(heatmap.dtype)
+
+
+def failure_kinds(heatmap: Tensor, mask: Tensor) -> list[Failure]:
+    """Sort maps that failed by where the object is, a rule for what Otsuki et al. (Sec. D.4) did by eye.
+
+    - ``"WA"`` (wrongly attended): less than half of the positive relevance is in the mask;
+    - ``"IA"`` (insufficiently attended): else, if the attended area is smaller than the mask;
+    - ``"OA"`` (over-attended): else.
+
+    Args:
+        heatmap: maps ``(N, H, W)``.
+        mask: where the object is, ``(N, H, W)``, not zero inside.
+
+    Raises:
+        InputError: shapes that do not fit, a map that is not finite, an empty mask.
+
+    >>> import torch
+    >>> mask = torch.tensor([[[1, 1], [0, 0]]]).expand(3, 2, 2)
+    >>> failure_kinds(torch.tensor([[[9., 0.], [0., 0.]], [[1., 1.], [1., 0.]], [[0., 1.], [2., 0.]]]), mask)
+    ['IA', 'OA', 'WA']
+    """
+    inside = relevance_mass(heatmap, mask).tolist()
+    areas = attended_area(heatmap).tolist()
+    boxes = (mask != 0).float().mean((1, 2)).tolist()
+    return [
+        "WA" if mass < 0.5 else "IA" if area < box else "OA"
+        for mass, area, box in zip(inside, areas, boxes, strict=True)
+    ]

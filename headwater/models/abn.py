@@ -1,0 +1,106 @@
+"""Attention branch network: a ResNet whose features are weighted by an attention map that it learns by itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet
+
+from headwater.errors import InputError
+
+STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What an attention branch network says of pictures.
+
+    Attributes:
+        logits: of the perception branch, the network's answer, ``(N, K)``.
+        branch_logits: of the attention branch, ``(N, K)``.
+        attention: the attention map, ``(N, h, w)``, in (0, 1).
+    """
+
+    logits: Tensor
+    branch_logits: Tensor
+    attention: Tensor
+
+
+class AttentionBranchNetwork(nn.Module):
+    r"""A torchvision ResNet with an attention branch.
+
+    Source: Fukui et al. 2019. After one of the stages the features g go two ways. The attention branch (a copy of the
+    next stage that keeps the resolution, batch norm, and convolutions of one pixel) makes an answer of its own, and an
+    attention map M from the same class responses; the perception branch is the rest of the ResNet on
+
+    .. math:: g' = (1 + M) \odot g
+
+    The loss of training is the sum of both branches' cross-entropies, so that M is where the classes are.
+
+    Relevance passes the product as it passes every gate: all of it to the features with the composites' ``gates =
+    "features"``, none to the attention branch.
+
+    Args:
+        backbone: the ResNet; it becomes part of this network. The branch begins with the weights of its next stage.
+        after: the stage that the attention branch follows, ``"layer1"`` to ``"layer3"``.
+
+    Raises:
+        InputError: the backbone is not a torchvision ResNet, or ``after`` is not one of these stages.
+
+    Shape: pictures ``(N, 3, H, W)``; logits ``(N, K)``.
+
+    >>> import torch, torchvision
+    >>> network = AttentionBranchNetwork(torchvision.models.resnet18(num_classes=5)).eval()
+    >>> network(torch.zeros(2, 3, 64, 64)).shape, network.attend(torch.zeros(2, 3, 64, 64)).attention.shape
+    (torch.Size([2, 5]), torch.Size([2, 4, 4]))
+    """
+
+    def __init__(self, backbone: ResNet, after: str = "layer3") -> None:
+        super().__init__()
+        if not isinstance(backbone, ResNet):
+            raise InputError(f"an attention branch needs a torchvision ResNet, got {type(backbone).__name__}")
+        if after not in STAGES[:-1]:
+            raise InputError(f"the attention branch follows one of {', '.join(STAGES[:-1])}, got {after!r}")
+        self.after, classes = after, backbone.fc.out_features
+        split = STAGES.index(after) + 1
+        self.backbone = backbone
+        self._before, self._behind = STAGES[:split], STAGES[split:]
+        stage = copy.deepcopy(getattr(backbone, self._behind[0]))
+        for module in stage[0].modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+        channels = [m for m in stage[-1].modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+        self.branch = nn.Sequential(
+            stage, nn.BatchNorm2d(channels), nn.Conv2d(channels, classes, 1, bias=False), nn.ReLU()
+        )
+        self.branch_answer = nn.Conv2d(classes, classes, 1, bias=False)
+        self.branch_attention = nn.Sequential(nn.Conv2d(classes, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The perception branch's logits."""
+        features = self._features(x)
+        return self._perceive(features, self.branch_attention(self.branch(features)))
+
+    def attend(self, x: Tensor) -> Attended:
+        """Both branches' logits and the attention map."""
+        features = self._features(x)
+        responses = self.branch(features)
+        attention = self.branch_attention(responses)
+        answer = self.branch_answer(responses).mean((2, 3))
+        return Attended(self._perceive(features, attention), answer, attention[:, 0])
+
+    def _features(self, x: Tensor) -> Tensor:
+        net = self.backbone
+        x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        for stage in self._before:
+            x = getattr(net, stage)(x)
+        return x
+
+    def _perceive(self, features: Tensor, attention: Tensor) -> Tensor:
+        x = features * (attention + 1)
+        for stage in self._behind:
+            x = getattr(self.backbone, stage)(x)
+        return self.backbone.fc(torch.flatten(self.backbone.avgpool(x), 1))

@@ -1,0 +1,290 @@
+"""Training of the papers' classifiers: ``headwater train cub-resnet50`` and ``cub-abn``.
+
+Every random choice is a function of the seed, the epoch and the picture, and a checkpoint is left after every epoch: a
+killed run that is started again ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from headwater.data.labelled import LabelledPicture, load_labelled
+from headwater.data.preprocessing import Preprocessing
+from headwater.errors import CheckpointError, DataError
+from headwater.files import write_bytes, write_text
+from headwater.methods.abn import has_attention
+from headwater.models.abn import AttentionBranchNetwork
+from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
+from headwater.run_folder import claim
+from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints
+from headwater.training.recipes import Recipe, Split, split_pictures
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """What a finished training leaves.
+
+    Attributes:
+        folder: the run folder, which :func:`headwater.load_model` takes.
+        accuracy: part of the test pictures that are predicted right, in [0, 1].
+        epochs: how many were trained.
+    """
+
+    folder: Path
+    accuracy: float
+    epochs: int
+
+
+class TrainingPictures(Dataset[tuple[Tensor, int]]):
+    """Training pictures, augmented; an item is addressed by ``(epoch, index)`` and depends on nothing else."""
+
+    def __init__(self, pictures: Sequence[LabelledPicture], recipe: Recipe, preprocessing: Preprocessing) -> None:
+        self.pictures, self.seed = pictures, recipe.seed
+        larger = round(recipe.size * 8 / 7)
+        steps: list[nn.Module] = [v2.Resize((larger, larger), antialias=True)]
+        if recipe.rotation:
+            steps.append(v2.RandomRotation(recipe.rotation, v2.InterpolationMode.BILINEAR))
+        steps += [v2.RandomCrop(recipe.size), v2.RandomHorizontalFlip()]
+        if recipe.brightness:
+            steps.append(v2.ColorJitter(brightness=recipe.brightness))
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(preprocessing.mean, preprocessing.std)]
+        self.transform = v2.Compose([v2.ToImage(), *steps])
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = key
+        picture = self.pictures[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed((self.seed * 10_007 + epoch) * 1_000_003 + index)
+            return self.transform(picture.open()), picture.label
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+class PlainPictures(Dataset[tuple[Tensor, int]]):
+    """Pictures as they are explained and measured later."""
+
+    def __init__(self, pictures: Sequence[LabelledPicture], preprocessing: Preprocessing) -> None:
+        self.pictures, self.preprocessing = pictures, preprocessing
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = self.pictures[index]
+        return self.preprocessing(picture.open()), picture.label
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+class ClassifierTraining(lightning.LightningModule):
+    """Cross-entropy with SGD; for an attention branch network the sum of both branches' cross-entropies."""
+
+    def __init__(self, recipe: Recipe, classes: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.network = start_network(recipe, classes).to(memory_format=torch.channels_last)
+
+    def loss(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the logits that are the network's answer."""
+        pictures = pictures.to(memory_format=torch.channels_last)
+        if not isinstance(self.network, AttentionBranchNetwork):
+            logits = self.network(pictures)
+            return functional.cross_entropy(logits, labels), logits
+        said = self.network.attend(pictures)
+        both = functional.cross_entropy(said.logits, labels) + functional.cross_entropy(said.branch_logits, labels)
+        return both, said.logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        loss, _ = self.loss(*batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        loss, logits = self.loss(*batch)
+        self.log("val_loss", loss)
+        self.log("val_accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        r = self.recipe
+        optimizer = torch.optim.SGD(self.parameters(), r.lr, momentum=r.momentum, weight_decay=r.weight_decay)
+        if r.decay_every is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, r.decay_every)}
+
+
+class Patience(EarlyStopping):
+    """Early stopping that a resumed run remembers: one killed after it had stopped does not train on."""
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+
+
+def start_network(recipe: Recipe, classes: int) -> nn.Module:
+    """The network that training begins with: its weights but the last layer's, which is new.
+
+    Raises:
+        DownloadError: the start weights are not at hand and cannot be fetched.
+        CheckpointError: the file of start weights does not fit.
+    """
+    network = architecture(recipe.arch)[0](num_classes=classes)
+    if recipe.start.lower() != "none":
+        given = Path(recipe.start)
+        state = read_checkpoint(given) if given.is_file() else load_model(recipe.arch, recipe.start).state_dict()
+        own = network.state_dict()
+        head = [name for name in own if name.startswith(("fc.", "classifier.", "head."))]
+        kept = {name: tensor for name, tensor in state.items() if name not in head}
+        unfit = [n for n in own if n not in head and (n not in kept or kept[n].shape != own[n].shape)]
+        if unfit:
+            raise CheckpointError(f"{recipe.start} does not fit {recipe.arch}: {', '.join(unfit[:3])} ({len(unfit)})")
+        network.load_state_dict({**own, **{name: kept[name] for name in own if name not in head}})
+    return network if recipe.attention_after is None else AttentionBranchNetwork(network, recipe.attention_after)
+
+
+def preprocessing_for(recipe: Recipe) -> Preprocessing:
+    """The plain resize of the papers: both sides stretched to the recipe's size."""
+    return Preprocessing(recipe.size, recipe.size, stretch=True)
+
+
+def train_classifier(
+    data: str | Path,
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    test_split: str = "test",
+    workers: int = 0,
+    devices: int | str = "auto",
+    progress_bar: bool = False,
+) -> TrainedClassifier:
+    """Train a classifier on a labelled folder; resume if ``out`` holds an unfinished run, return it if a finished one.
+
+    Writes ``recipe.json``, ``split.json`` (names of the pictures of each part), ``checkpoints/``, ``logs/``, and at the
+    end ``model.safetensors`` (the epoch of the lowest validation loss), ``card.json`` and ``accuracy.json``.
+
+    Args:
+        data: a folder with a split for training and one for testing, see :func:`headwater.data.load_labelled`.
+        out: the run folder.
+        recipe: every number that shapes the weights.
+        test_split: what the data call their pictures for testing.
+        workers: processes that load pictures.
+        devices: Lightning's: ``"auto"``, or how many.
+        progress_bar: draw one; else one line an epoch.
+
+    Raises:
+        DataError: the data are incomplete, or ``out`` holds a run of another recipe or split (the difference is named).
+        DownloadError: the start weights are not at hand and cannot be fetched.
+        OutputError: a checkpoint cannot be written; the one before it is intact.
+    """
+    out = Path(out)
+    train, test = load_labelled(data, "train"), load_labelled(data, test_split)
+    if train.classes is None or train.classes != test.classes:
+        raise DataError(f"{data}: training and test pictures have different classes")
+    split = split_pictures(train, test, recipe.validation, recipe.seed)
+    claim(out, asdict(recipe), "recipe.json")
+    _claim_split(out, split)
+    done = out / "accuracy.json"
+    if done.is_file():
+        known = json.loads(done.read_text())
+        return TrainedClassifier(out, known["accuracy"], known["epochs"])
+    preprocessing = preprocessing_for(recipe)
+    module = ClassifierTraining(recipe, len(train.classes))
+    best = ModelCheckpoint(
+        out / "checkpoints", "best", monitor="val_loss", mode="min", save_last=True, enable_version_counter=False
+    )
+    trainer = lightning.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="auto",
+        devices=devices,
+        precision="16-mixed" if torch.cuda.is_available() else "32-true",
+        deterministic=True,
+        use_distributed_sampler=False,  # the order takes its own share, see EpochOrder
+        logger=_loggers(out),
+        callbacks=[
+            Patience("val_loss", patience=recipe.patience, mode="min"),
+            best,
+            TQDMProgressBar() if progress_bar else PlainProgress(),
+        ],
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+    )
+    shared: Mapping[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    train_loader = DataLoader(
+        TrainingPictures(split.train, recipe, preprocessing),
+        recipe.batch_size,
+        sampler=EpochOrder(len(split.train), recipe.seed),
+        drop_last=True,
+        **shared,
+    )
+    val_loader = DataLoader(PlainPictures(split.validation, preprocessing), recipe.batch_size, **shared)
+    last = out / "checkpoints" / "last.ckpt"
+    trainer.fit(module, train_loader, val_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
+    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    weights = {name.removeprefix("network."): tensor.contiguous() for name, tensor in state.items()}
+    module.network.load_state_dict(weights)
+    accuracy = accuracy_on(module.network, split.test, preprocessing, recipe.batch_size, workers)
+    epochs = trainer.current_epoch
+    if trainer.is_global_zero:
+        write_bytes(out / RUN_WEIGHTS, save(weights))
+        card = {
+            "arch": recipe.arch,
+            "attention_after": recipe.attention_after if has_attention(module.network) else None,
+            "classes": train.classes,
+            "preprocessing": asdict(preprocessing),
+        }
+        write_text(out / RUN_CARD, json.dumps(card, indent=1))
+        write_text(done, json.dumps({"accuracy": accuracy, "epochs": epochs, "test": len(split.test)}, indent=1))
+    return TrainedClassifier(out, accuracy, epochs)
+
+
+def _claim_split(out: Path, split: Split) -> None:
+    """Store the split, or check that the run was begun with the same."""
+    path, names = out / "split.json", split.names()
+    if path.is_file():
+        before = json.loads(path.read_text())
+        other = [part for part in names if before.get(part) != names[part]]
+        if other:
+            raise DataError(f"{out} holds a run with another split ({', '.join(other)} differ); choose another --out")
+    else:
+        write_text(path, json.dumps(names, indent=0))
+
+
+def _loggers(out: Path) -> list[Logger]:
+    """CSV always, TensorBoard where it is installed; a folder a start, so a resumed run keeps the log before."""
+    loggers: list[Logger] = [CSVLogger(out, name="logs")]
+    if find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(out, name="tensorboard"))
+    return loggers
+
+
+@torch.no_grad()
+def accuracy_on(
+    network: nn.Module,
+    pictures: Sequence[LabelledPicture],
+    preprocessing: Preprocessing,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> float:
+    """Part of the pictures that the network predicts right, in [0, 1]."""
+    network.eval()
+    device, right = next(network.parameters()).device, 0
+    for given, labels in DataLoader(PlainPictures(pictures, preprocessing), batch_size, num_workers=workers):
+        right += int((network(given.to(device)).argmax(1).cpu() == labels).sum())
+    return right / len(pictures)

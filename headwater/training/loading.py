@@ -1,0 +1,62 @@
+"""What every training shares: an order that depends on seed and epoch alone, progress, and whole checkpoints."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import Sampler
+
+from headwater.files import write_bytes
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """Every picture once, shuffled, as ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``.
+
+    With several processes each takes its share of the same order.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed * 10_007 + self.epoch)
+        order = torch.randperm(self.count, generator=generator).tolist()
+        rank, processes = _place()
+        for index in order[rank : len(self) * processes : processes]:
+            yield self.epoch, index
+
+    def __len__(self) -> int:
+        return self.count // _place()[1]
+
+
+def _place() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+class PlainProgress(Callback):
+    """One line an epoch, for logs and pipes."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        metrics = {name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()}
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {metrics}", flush=True)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints written under a temporary name: where the disk is full, the one before is still there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        stream = io.BytesIO()
+        torch.save(checkpoint, stream)
+        write_bytes(path, stream.getvalue())

@@ -1,0 +1,96 @@
+"""What both papers say of how their networks were trained, and the split of the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headwater.data.labelled import LabelledPicture, LabelledPictures
+from headwater.errors import DataError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every number that shapes the weights.
+
+    Attributes:
+        name: the paper whose recipe it is.
+        arch: the network.
+        attention_after: the stage that an attention branch follows; ``None`` for a network without one.
+        start: weights to begin with: a member of torchvision's weights enum, ``"none"`` for random ones, or a file.
+        validation: pictures cut from the training set, as many of each class as possible.
+        size: side of the pictures, in pixels; they are stretched to it.
+        batch_size: pictures a step.
+        epochs: at most.
+        lr: learning rate of SGD.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        decay_every: epochs after which the learning rate is divided by ten; ``None`` for never.
+        patience: stop when the validation loss has not been better for so many epochs.
+        rotation: of the augmentation, degrees to either side.
+        brightness: of the augmentation, part to either side.
+        seed: of every random choice: split, order, augmentation, new layers.
+    """
+
+    name: str
+    arch: str = "resnet50"
+    attention_after: str | None = None
+    start: str = "DEFAULT"
+    validation: int = 600
+    size: int = 224
+    batch_size: int = 32
+    epochs: int = 300
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_every: int | None = 30
+    patience: int = 6
+    rotation: float = 0.0
+    brightness: float = 0.0
+    seed: int = 0
+
+
+RECIPES = {
+    "otsuki2024": Recipe("otsuki2024"),
+    "doublet2024": Recipe(
+        "doublet2024",
+        validation=200,
+        momentum=0.0,
+        weight_decay=0.0,
+        decay_every=None,
+        rotation=15.0,
+        brightness=0.2,
+    ),
+}
+"""By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 pictures of CUB. Doublet et al.: 5,794 / 200 / 5,794, cut from
+the official 5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how
+much it rotates and brightens is not printed; those two numbers are ours."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which picture serves what; no picture serves two purposes."""
+
+    train: tuple[LabelledPicture, ...]
+    validation: tuple[LabelledPicture, ...]
+    test: tuple[LabelledPicture, ...]
+
+    def names(self) -> dict[str, list[str]]:
+        """Names of the pictures, in their order, for the record."""
+        return {part: [picture.name for picture in getattr(self, part)] for part in ("train", "validation", "test")}
+
+
+def split_pictures(train: LabelledPictures, test: LabelledPictures, validation: int, seed: int) -> Split:
+    """Cut ``validation`` pictures from the official training set, as many of each class as possible.
+
+    Raises:
+        DataError: there are too few pictures, or a class too few for its share.
+    """
+    if not 1 <= validation < len(train.pictures):
+        raise DataError(f"{validation} validation pictures asked of {len(train.pictures)} for training")
+    held_out = {picture.name for picture in train.sample(validation, seed)}
+
+    def chosen(pictures: Sequence[LabelledPicture], held: bool) -> tuple[LabelledPicture, ...]:
+        return tuple(picture for picture in pictures if (picture.name in held_out) == held)
+
+    return Split(chosen(train.pictures, False), chosen(train.pictures, True), test.pictures)
