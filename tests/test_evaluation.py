@@ -20,9 +20,9 @@ import headwater as hw
 from headwater.data.labelled import LabelledPicture, load_labelled
 from headwater.data.preprocessing import Box
 from headwater.errors import DataError, InputError
-from headwater.evaluation import Settings, evaluate, object_mask
+from headwater.evaluation import Settings, evaluate, measure_randomisation, object_mask
 from headwater.metrics.statistics import paired_p_values, summarise
-from headwater.report.tables import SummaryTable, curves_figure
+from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
 pd = pytest.importorskip("pandas")
 PREPROCESSING = hw.Preprocessing(24, 24)
@@ -170,6 +170,9 @@ def test_boxes_move_with_the_preprocessing(tmp_path):
     mask = object_mask(picture, hw.Preprocessing(20, 20), (40, 40))
     assert mask.sum() == 5 * 20
     assert mask[:, 5:10].all()
+    wide = LabelledPicture("p", 0, tmp_path, boxes=(Box(12, 0, 20, 20),))
+    stretched = object_mask(wide, hw.Preprocessing(20, 20, stretch=True), (80, 40))
+    assert stretched.sum() == 2 * 10 and stretched[:10, 3:5].all(), "12 to 20 of 80 are 3 to 5 of 20"
     cropped = object_mask(picture, hw.Preprocessing(40, 20), (40, 40))
     assert cropped[:, 0:10].all(), "the crop begins at 10"
     assert cropped.sum() == 200
@@ -354,3 +357,40 @@ def test_killed_at_ten_random_moments_the_table_is_the_same(shared, tmp_path):
     assert kills > 0
     for name in ("results.parquet", "curves.json", "summary.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+XML = "<annotation><object><bndbox>{}</bndbox></object></annotation>".format(
+    "<xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax>"
+)
+
+
+@pytest.mark.parametrize("place", ["val/class0", "Annotations", "val/Annotations/class0", "bbox/val"])
+def test_annotations_beside_the_pictures_or_in_a_folder_of_their_own(tmp_path, place):
+    for k in range(2):
+        noise(tmp_path / "val" / f"class{k}" / f"{k}.png", k)
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / "0.xml").write_text(XML)
+    data = load_labelled(tmp_path)
+    assert data.classes == ("class0", "class1")
+    assert [p.boxes for p in data.pictures] == [(Box(2, 3, 9, 8),), ()]
+    (tmp_path / place / "0.xml").write_text("<annotation>")
+    with pytest.raises(DataError, match="is not an annotation in ImageNet's format"):
+        load_labelled(tmp_path)
+
+
+def test_annotations_of_flat_folders(tmp_path):
+    noise(tmp_path / "pictures" / "n00000001_1.jpg", 0)
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "n00000001_1.xml").write_text(XML)
+    assert load_labelled(tmp_path / "pictures").pictures[0].boxes == (Box(2, 3, 9, 8),)
+
+
+def test_randomisation_over_a_data_set(model, folder):
+    settings = Settings(("otsuki2024", "random"), samples=12, step=40)
+    table = measure_randomisation(model, folder, settings, count=3, comparisons=2)
+    assert len(table) == 2 * 2 * 3
+    assert table["layer"].iloc[-1] == "stem"
+    random = table[table["method"] == "random"]["correlation"]
+    assert (random > 0.999).all(), "it looks at the picture alone: the test of sanity that it must fail"
+    assert (table[table["method"] == "otsuki2024"]["correlation"] < 0.999).all()
+    assert randomisation_figure(table).startswith(b"\x89PNG")

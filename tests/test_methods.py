@@ -177,3 +177,14 @@ def test_bad_input(tiny, pictures):
         method(pictures, 9)
     with pytest.raises(TraceError, match=r"logits \(N, K\)"):
         hw.load_method("gradient-x-input", nn.Conv2d(3, 2, 1))(pictures)
+
+
+def test_the_ending_hq_quantizes_any_methods_map():
+    model, x = hw.load_model("tiny20"), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for name in ("otsuki2024", "gradcam"):
+        plain, quantized = (hw.load_method(n, model)(x, target=4) for n in (name, f"{name}+hq"))
+        assert torch.equal(quantized.heatmap, hw.heat_quantization(plain.heatmap))
+        assert all(len(m.unique()) <= 8 for m in quantized.heatmap)
+        assert torch.equal(quantized.probability, plain.probability)
+    with pytest.raises(InputError, match="no method is called 'nothing'"):
+        hw.load_method("nothing+hq", model)

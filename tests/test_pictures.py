@@ -7,7 +7,7 @@ from conftest import EXAMPLES
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
-from headwater.data import Preprocessing, open_picture
+from headwater.data import Box, Preprocessing, open_picture
 from headwater.data.preprocessing import to_picture
 from headwater.errors import PictureError
 
@@ -108,3 +108,13 @@ def test_what_the_network_did_not_see_is_nan():
     laid = to_picture(torch.ones(64, 64), prepare.box(600, 400), 600, 400)
     assert np.isnan(laid[:, :99]).all() and np.isnan(laid[:, 501:]).all()
     assert np.allclose(laid[:, 101:499], 1)
+
+
+def test_stretching_shows_the_network_all_of_the_picture():
+    stretched = Preprocessing(32, 32, stretch=True)
+    picture = Image.fromarray(np.linspace(0, 255, 60 * 20).reshape(20, 60).astype(np.uint8)).convert("RGB")
+    assert stretched(picture).shape == (3, 32, 32)
+    assert stretched.box(60, 20) == Box(0, 0, 60, 20)
+    laid = to_picture(torch.arange(32.0).expand(32, 32), stretched.box(60, 20), 60, 20)
+    assert laid.shape == (20, 60) and np.isfinite(laid).all()
+    assert laid[0, 0] == 0 and laid[0, -1] == 31 and (np.diff(laid[0]) >= 0).all()

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from headwater.errors import InputError
-from headwater.report import Style, contact_sheet, figure, overlay
+from headwater.report import Style, c3_figure, contact_sheet, figure, overlay
 from headwater.report.pictures import shown
 
 PHOTO = Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 90, 3), dtype=np.uint8))
@@ -73,3 +74,13 @@ def test_a_contact_sheet_has_room_for_every_picture():
     assert sheet.width == row.width and sheet.height > 2.5 * row.height
     with pytest.raises(InputError, match="7 and 1"):
         contact_sheet(pictures, ["a"])
+
+
+def test_the_stages_of_c3_are_drawn():
+    heatmap = torch.zeros(56, 56)
+    heatmap[10:30, 10:30], heatmap[16:22, 16:22], heatmap[40:44, 40:44] = 1.0, 0.0, 3.0
+    png = c3_figure(heatmap)
+    width, height = Image.open(io.BytesIO(png)).size
+    assert width > 5 * height
+    with pytest.raises(InputError, match=r"one map \(H, W\)"):
+        c3_figure(heatmap[None])

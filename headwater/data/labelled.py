@@ -147,19 +147,18 @@ def _flat(root: Path, split: str) -> LabelledPictures:
     files = sorted(p for p in root.iterdir() if _wnid(p))
     wnids = sorted({_wnid(p) or "" for p in files})
     index = {wnid: k for k, wnid in enumerate(wnids)}
-    boxes = {stem: _xml_boxes(path) for stem, path in _annotations(root).items()}
-    pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p, boxes=boxes.get(p.stem, ())) for p in files)
+    boxes_of = _annotations(root)
+    pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p, boxes=boxes_of(p)) for p in files)
     return LabelledPictures("flat", pictures, tuple(wnids))
 
 
 def _folders(root: Path, split: str) -> LabelledPictures:
     root = root / split if (root / split).is_dir() else root
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS)
-    annotations, pictures = _annotations(root), []
+    boxes_of, pictures = _annotations(root), []
     for label, name in enumerate(classes):
         for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in _SUFFIXES):
-            boxes = _xml_boxes(annotations.get(path.stem))
-            pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes))
+            pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes_of(path)))
     return LabelledPictures("folders", tuple(pictures), tuple(classes))
 
 
@@ -174,13 +173,13 @@ def _imagenet_flat(root: Path, split: str) -> LabelledPictures:
     devkit = [line.split()[0] for line in mapping.read_text().splitlines() if line.strip()]
     sorted_index = {wnid: k for k, wnid in enumerate(sorted(devkit))}
     numbers = [int(line) for line in truth.read_text().split()]
-    annotations, pictures = _annotations(root), []
+    boxes_of, pictures = _annotations(root), []
     for path in sorted(root.glob("ILSVRC2012_val_*.JPEG")):
         number = int(path.stem.rsplit("_", 1)[1])
         if not 1 <= number <= len(numbers) or not 1 <= numbers[number - 1] <= len(devkit):
             raise DataError(f"{truth}: no class for {path.name}; the list has {len(numbers)} entries")
         label = sorted_index[devkit[numbers[number - 1] - 1]]
-        pictures.append(LabelledPicture(path.name, label, path, boxes=_xml_boxes(annotations.get(path.stem))))
+        pictures.append(LabelledPicture(path.name, label, path, boxes=boxes_of(path)))
     return LabelledPictures("imagenet-flat", tuple(pictures), tuple(sorted(devkit)))
 
 
@@ -191,10 +190,19 @@ def _first(root: Path, *names: str) -> Path | None:
 _ANNOTATIONS = ("Annotations", "annotations", "Annotation", "bbox")
 
 
-def _annotations(root: Path) -> dict[str, Path]:
-    """Annotation files by the name of their picture: beside the pictures, or in a folder of their own."""
-    places = [root, *(parent / name for parent in (root, root.parent) for name in _ANNOTATIONS)]
-    return {path.stem: path for place in reversed(places) if place.is_dir() for path in sorted(place.rglob("*.xml"))}
+def _annotations(root: Path) -> Callable[[Path], tuple[Box, ...]]:
+    """Finds a picture's boxes: in the file beside it, else in a folder of annotations, below its class or at large."""
+    places = [parent / name for parent in (root.parent, root) for name in _ANNOTATIONS if (parent / name).is_dir()]
+    found = {(path.parent.name, path.stem): path for place in places for path in sorted(place.rglob("*.xml"))}
+    classes = {p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS}
+    at_large = {stem: path for (folder, stem), path in found.items() if folder not in classes}
+
+    def boxes(picture: Path) -> tuple[Box, ...]:
+        beside = picture.with_suffix(".xml")
+        known = found.get((picture.parent.name, picture.stem)) or at_large.get(picture.stem)
+        return _xml_boxes(beside if beside.is_file() else known)
+
+    return boxes
 
 
 def _xml_boxes(path: Path | None) -> tuple[Box, ...]:

@@ -31,7 +31,7 @@ from headwater.methods.abn import has_attention
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
 from headwater.run_folder import claim
-from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints
+from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, without_chatter
 from headwater.training.recipes import Recipe, Split, split_pictures
 
 
@@ -161,6 +161,7 @@ def preprocessing_for(recipe: Recipe) -> Preprocessing:
     return Preprocessing(recipe.size, recipe.size, stretch=True)
 
 
+@without_chatter()
 def train_classifier(
     data: str | Path,
     out: str | Path,
@@ -223,7 +224,7 @@ def train_classifier(
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=1,
     )
     shared: Mapping[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     train_loader = DataLoader(

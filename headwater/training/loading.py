@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning
@@ -51,6 +54,22 @@ class PlainProgress(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         metrics = {name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()}
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {metrics}", flush=True)
+
+
+@contextmanager
+def without_chatter() -> Iterator[None]:
+    """Lightning's remarks on devices, products and its own deprecations are not shown."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*(LeafSpec|does not have many workers|exists and is not empty).*"
+            )
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 class WholeCheckpoints(TorchCheckpointIO):

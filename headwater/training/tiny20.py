@@ -27,7 +27,7 @@ from headwater.data.tiny20 import PictureSet, load_tiny20
 from headwater.files import write_bytes, write_text
 from headwater.models.tiny20 import CLASSES, MEAN, STD, Tiny20
 from headwater.run_folder import claim
-from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints
+from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, without_chatter
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class Tiny20Training(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+@without_chatter()
 def train_tiny20(
     data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False
 ) -> TrainedModel:
@@ -166,6 +167,7 @@ def train_tiny20(
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
     )
     last = checkpoints / "last.ckpt"
     trainer.fit(module, train_loader, val_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
