@@ -28,6 +28,7 @@ from headwater.explanation import Explanation
 from headwater.files import write_bytes, write_text
 from headwater.graph import skeleton
 from headwater.heatmaps import heat_quantization
+from headwater.lrp import LRP
 from headwater.methods import QUANTIZED, Method, list_methods, load_method
 from headwater.metrics import gini, insertion_deletion, pointing_game, randomisation, relevance_mass, relevance_rank
 from headwater.metrics.insertion_deletion import Protocol
@@ -110,9 +111,9 @@ def evaluate(
 
     Returns:
         One row a picture and method: ``picture``, ``label``, ``predicted``, ``probability`` (of the predicted class),
-        ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error``,
-        ``pointing``, ``mass``, ``rank`` (where there are boxes), ``gini``. Also written as ``results.parquet``; mean
-        curves as ``curves.json``.
+        ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error`` (at
+        the picture), ``cut_error`` (the worst of all cuts), ``pointing``, ``mass``, ``rank`` (where there are boxes),
+        ``gini``. Also written as ``results.parquet``; mean curves as ``curves.json``.
 
     Raises:
         DataError: the data do not fit, or ``out`` holds a run with other settings (the difference is named).
@@ -204,7 +205,10 @@ class _Worker:
         if readable:
             x = torch.stack(tensors).to(self.reference.device, self.reference.dtype)
             labels = torch.tensor([picture.label for picture in readable], device=x.device)
-            explained = {name: method(x) for name, method in self.methods.items()}
+            explained = {
+                name: method(x, checkpoints="cuts") if isinstance(method, LRP) else method(x)
+                for name, method in self.methods.items()
+            }
             for name in self.settings.methods:
                 e = explained[name.removesuffix(QUANTIZED)]
                 heatmap = heat_quantization(e.heatmap) if name.endswith(QUANTIZED) else e.heatmap
@@ -251,7 +255,10 @@ class _Worker:
                 f"deletion_{protocol}_curve": result.deletion_curve,
             }
         nothing = torch.full((len(x),), math.nan)
-        columns["conservation_error"] = nothing if e.conservation is None else e.conservation.error
+        account = e.conservation
+        at_cuts = [] if account is None else list(account.checkpoint_errors.values())
+        columns["conservation_error"] = nothing if account is None else account.error
+        columns["cut_error"] = torch.stack(at_cuts).amax(0) if at_cuts else nothing
         known = [k for k, mask in enumerate(masks) if mask is not None]
         inside = torch.stack([m for m in masks if m is not None]) if known else None
         for column, measure in (("pointing", pointing_game), ("mass", relevance_mass), ("rank", relevance_rank)):

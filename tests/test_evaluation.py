@@ -68,6 +68,7 @@ def test_one_row_a_picture_and_method(model, folder, tmp_path):
         np.testing.assert_allclose(table[f"id_{protocol}"], difference, atol=1e-6)
     exact = table["method"] == "otsuki2024"
     assert (table[exact]["conservation_error"] < 1e-5).all()
+    assert (table[exact]["cut_error"] < 1e-5).all()
     assert table[table["method"] == "random"]["conservation_error"].isna().all()
     boxed = table["picture"] == "class0/0.png"
     assert table[~boxed]["mass"].isna().all()
@@ -314,7 +315,7 @@ def test_the_command_writes_tables_and_curves(shared, tmp_path):
     from test_cli import headwater
 
     arguments = ["--model", "tiny20", "--samples", "20", "--methods", "otsuki2024,random", "--out", str(tmp_path)]
-    done = headwater("evaluate", "--data", str(shared / "data" / "tiny20"), *arguments)
+    done = headwater("evaluate", "--data", str(shared / "data" / "tiny20"), *arguments, "--randomise", "1")
     assert done.returncode == 0, done.stderr
     assert "| `otsuki2024` |" in done.stdout
     assert "20 of 20 pictures" in done.stdout
@@ -325,6 +326,8 @@ def test_the_command_writes_tables_and_curves(shared, tmp_path):
         "summary.tex",
         "curves.json",
         "curves.png",
+        "randomisation.csv",
+        "randomisation.png",
         "settings.json",
     }
     assert names <= {path.name for path in tmp_path.iterdir()}

@@ -29,8 +29,9 @@ _NAMES = {
     "rank": "rank accuracy",
     "gini": "Gini",
     "conservation_error": "conservation error",
+    "cut_error": "worst at a cut",
 }
-_LOWER_IS_BETTER = ("deletion_published", "deletion_budget", "conservation_error")
+_LOWER_IS_BETTER = ("deletion_published", "deletion_budget", "conservation_error", "cut_error")
 _NO_BEST = ("gini",)
 
 
@@ -127,7 +128,7 @@ class SummaryTable:
         s = self.cells[method, measure]
         if math.isnan(s.mean):
             return "-"
-        if measure == "conservation_error":
+        if measure in ("conservation_error", "cut_error"):
             return f"{s.mean:.1e}"
         p = self.p_values.get(measure, {}).get(method, math.nan)
         star = "*" if p < 0.05 else ""
