@@ -27,6 +27,7 @@ from headwater.evaluation import Settings, evaluate
 from headwater.experiments.grid import explanation_grid
 from headwater.files import write_bytes, write_text
 from headwater.layers import Linear
+from headwater.methods import is_baseline
 from headwater.report.tables import SummaryTable
 from headwater.rules import ZPlus, hand_on
 
@@ -121,8 +122,7 @@ def progress(done: int, total: int, seconds: float) -> None:
 
 def measure(model: nn.Module, data: LabelledPictures, settings: Settings, out: Path) -> str:
     table = evaluate(model, data, settings, out, progress=progress)
-    baselines = [m for m in settings.methods if not m.startswith(("otsuki", "doublet", "c3", "c1c"))]
-    text = SummaryTable.of(table, baselines).markdown()
+    text = SummaryTable.of(table, [m for m in settings.methods if is_baseline(m)]).markdown()
     write_text(out / "summary.md", text + "\n")
     print(text)
     return text

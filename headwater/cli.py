@@ -170,6 +170,7 @@ def evaluate(
     """Measure methods on labelled pictures: insertion, deletion, conservation, localisation, randomisation."""
     from headwater import evaluation
     from headwater.files import write_bytes, write_text
+    from headwater.methods import is_baseline
     from headwater.metrics.insertion_deletion import Protocol
     from headwater.models import load_model
     from headwater.picture_explanation import default_model
@@ -188,7 +189,7 @@ def evaluate(
             devices=places if len(places) > 1 else (),
             progress=progress,
         )
-    baselines = [name for name in settings.methods if evaluation.is_baseline(name)]
+    baselines = [name for name in settings.methods if is_baseline(name)]
     summary = SummaryTable.of(table, baselines)
     write_text(out / "summary.csv", summary.csv())
     write_text(out / "summary.md", summary.markdown() + "\n")
@@ -391,13 +392,15 @@ def models() -> None:
 def methods() -> None:
     """List the explanation methods, with what each does."""
     from headwater.composites import list_composites, load_composite
-    from headwater.methods import list_methods
-    from headwater.methods.baselines import BASELINES
+    from headwater.methods import is_baseline, list_methods
+    from headwater.methods.changed import MASKED
 
     table = Table("method", "kind", "splitting at joins", box=None)
     for name in list_methods():
         composite = load_composite(name) if name in list_composites() else None
-        kind = "LRP" if composite else "baseline" if name in BASELINES else "registered"
+        kind = (
+            "LRP" if composite else "baseline" if is_baseline(name) else "LRP, one region" if name in MASKED else "own"
+        )
         table.add_row(name, kind, str(composite.splitting) if composite else "")
     console.print(table)
 

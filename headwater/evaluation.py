@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.composites import list_composites
 from headwater.data.labelled import LabelledPicture, LabelledPictures, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import DataError, HeadwaterError, InputError, MissingDependencyError
@@ -365,8 +364,3 @@ def _pandas() -> Any:
     except ImportError as error:
         raise MissingDependencyError(f"evaluation needs {error.name}: pip install 'headwater[evaluate]'") from error
     return pandas
-
-
-def is_baseline(method: str) -> bool:
-    """Whether a method is one of those that the composites are compared with."""
-    return method.removesuffix(QUANTIZED) not in list_composites()

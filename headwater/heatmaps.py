@@ -68,11 +68,7 @@ def c1c(heatmap: Tensor, size: int = 28, threshold: float | None = None, enlarge
     Source: Iida et al. 2022; the published behaviour. The map is reduced to ``size`` x ``size`` (with antialiasing),
     cut at the threshold, and of the components (8 neighbours) the one with the largest value stays, its values times 3.
 
-    Args:
-        heatmap: maps ``(..., H, W)``.
-        size: side of the reduced map.
-        threshold: pixels above it count; ``None`` for the reduced map's mean.
-        enlarge: return the map in its old size, bilinearly.
+    Args: as :func:`c3`; the map is not enlarged unless asked.
 
     Returns:
         ``(..., size, size)``, or ``(..., H, W)`` with ``enlarge``; zeros where no pixel is above the threshold, as in a

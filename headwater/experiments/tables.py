@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from headwater.data.labelled import LabelledPictures
-from headwater.evaluation import Progress, Settings, evaluate, is_baseline
+from headwater.evaluation import Progress, Settings, evaluate
 from headwater.experiments.networks import networks_for
 from headwater.experiments.published import CUB, IMAGENET, Numbers, Row, TableExperiment
+from headwater.methods import is_baseline
 from headwater.report.tables import SummaryTable
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def measure_table(
     }
     methods = tuple(accuracy)
     combined = _over_networks(tables, methods) if max(networks.values()) > 1 else pd.concat(tables, ignore_index=True)
-    summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m) and not m.startswith("random")])
+    summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m)])
     return MeasuredTable(experiment, summary, accuracy, {m: n for m, n in networks.items() if n})
 
 

@@ -23,7 +23,8 @@ Method = Callable[..., Explanation]
 QUANTIZED = "+hq"
 """Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
 
-_METHODS: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **MASKED, "rise": Rise, "abn": AttentionMap}
+_COMPARED: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, "rise": Rise, "abn": AttentionMap}
+_METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED}
 
 
 def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:
@@ -38,6 +39,15 @@ def list_methods() -> list[str]:
     True
     """
     return sorted({*_METHODS, *list_composites()})
+
+
+def is_baseline(name: str) -> bool:
+    """Whether a method is one of those that LRP is compared with: not a composite, a masked one or one of your own.
+
+    >>> is_baseline("gradcam+hq"), is_baseline("c3-lrp")
+    (True, False)
+    """
+    return name.removesuffix(QUANTIZED) in _COMPARED
 
 
 def load_method(name: str, model: nn.Module) -> Method:
@@ -63,4 +73,4 @@ def load_method(name: str, model: nn.Module) -> Method:
     raise InputError(f"no method is called {name!r}; {hint}")
 
 
-__all__ = ["QUANTIZED", "Method", "list_methods", "load_method", "register_method"]
+__all__ = ["QUANTIZED", "Method", "is_baseline", "list_methods", "load_method", "register_method"]
