@@ -151,7 +151,7 @@ def main() -> None:
     settings = Settings(methods, arguments.samples, step=arguments.step, batch_size=4)
     measure(model, photos, settings, out / "photos")
     measure(model, small, Settings(names, arguments.boxes, ("budget",), step=10000, batch_size=8), out / "boxes")
-    sheet = explanation_grid(model, photos.sample(min(10, arguments.samples)), names)
+    sheet = explanation_grid([model], photos.sample(min(10, arguments.samples)), {name: name for name in names})
     write_bytes(out / "sheet.png", sheet)
 
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from headwater.errors import HeadwaterError, InputError
+from headwater.explanation import Conservation
 from headwater.flow import Flow
 
 app = typer.Typer(
@@ -53,7 +54,9 @@ def _complain(message: str) -> None:
 @app.command()
 def explain(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files.")],
-    model: Annotated[str | None, typer.Option(help="Name or checkpoint file; ResNet-50 if not given.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name, checkpoint file or run folder; ResNet-50 if not given.")
+    ] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
     weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
     method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
@@ -78,11 +81,15 @@ def explain(
     style = Style(colormap, sign)  # type: ignore[arg-type]
     network = default_model() if model is None else load_model(model, weights, arch)
     network = network.to(_device(device))
-    results = explain_files(pictures, network, method, target, quantize, batch_size=batch_size)
     stems, failed, flows = _stems(pictures, method), 0, list[Flow]()
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(pictures))
+        task, masks = progress.add_task("", total=len(pictures)), progress.add_task("", visible=False)
+
+        def masked(done: int, total: int) -> None:
+            progress.update(masks, completed=done, total=total, visible=done < total)
+
+        results = explain_files(pictures, network, method, target, quantize, batch_size=batch_size, progress=masked)
         for path, stem, e in zip(pictures, stems, results, strict=True):
             progress.advance(task)
             if isinstance(e, HeadwaterError):
@@ -92,15 +99,9 @@ def explain(
             overlay = e.save(out, stem, style)[0]
             if e.flow is not None:
                 flows.append(e.flow)
-            account = e.conservation
-            conserved = (
-                ""
-                if account is None
-                else f"; relevance conserved to {account.error.item():.1e} of {account.seed.item():.4f}"
-            )
             progress.console.print(
                 f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} "
-                f"({e.card.name}){conserved} -> {overlay}",
+                f"({e.card.name}){_account(e.conservation)} -> {overlay}",
                 markup=False,
             )
     if flow:
@@ -108,6 +109,16 @@ def explain(
     if failed:
         _complain(f"{failed} of {len(pictures)} pictures could not be explained; the others are in {out}")
         raise typer.Exit(1)
+
+
+def _account(account: Conservation | None) -> str:
+    """Whether the map adds up, in words; the limit is that of the tests."""
+    if account is None:
+        return ""
+    seed, arrived, error = account.seed.item(), account.input.item(), account.error.item()
+    if error < 1e-5:
+        return f"; relevance conserved to {error:.1e} of {seed:.4f}"
+    return f"; relevance NOT conserved by this method: {arrived:.4f} of {seed:.4f} arrived"
 
 
 def _save_flow(flows: list[Flow], out: Path, method: str) -> None:
@@ -151,7 +162,9 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with labelled pictures.")],
     methods: Annotated[str, typer.Option(help="Names, separated by commas; NAME+hq for the quantized map.")],
     out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished run in it goes on.")],
-    model: Annotated[str | None, typer.Option(help="Name or checkpoint file; ResNet-50 if not given.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name, checkpoint file or run folder; ResNet-50 if not given.")
+    ] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
     weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
     samples: Annotated[int, typer.Option(help="Pictures, balanced over the classes.", min=1)] = 1000,
@@ -385,7 +398,10 @@ def models() -> None:
 
     for name in list_models():
         console.print(name, markup=False)
-    print("also: timm:NAME (needs timm), and checkpoint files with --arch", file=sys.stderr)
+    print(
+        "also: timm:NAME (needs timm), checkpoint files with --arch, and run folders of headwater train",
+        file=sys.stderr,
+    )
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from headwater.explanation import Explanation
 from headwater.files import write_bytes, write_text
 from headwater.heatmaps import heat_quantization
 from headwater.methods import load_method
+from headwater.methods.rise import Rise
 from headwater.models import ModelCard, card_of, load_model
 from headwater.report.pictures import Style, figure, overlay
 
@@ -154,16 +155,20 @@ def explain_files(
     quantize: int | None = None,
     preprocessing: Preprocessing | None = None,
     batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[PictureExplanation | HeadwaterError]:
     """Explain picture files in batches; a picture that cannot be explained gives its error in its place.
 
-    Args and raises: as :func:`explain`; an unknown method, target or unfit model is raised at once.
+    Args and raises: as :func:`explain`; an unknown method, target or unfit model is raised at once. ``progress`` is
+    told by methods that take long over one batch (RISE): masks done, masks in all.
     """
     if quantize is not None and quantize < 2:
         raise InputError(f"quantization needs at least 2 levels, got {quantize}")
     card = card_of(model, preprocessing)
     chosen = None if target is None else card.class_index(target)
     explainer = load_method(method, model)
+    if isinstance(explainer, Rise):
+        explainer.progress = progress
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def explanations() -> Iterator[PictureExplanation | HeadwaterError]:

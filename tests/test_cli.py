@@ -134,3 +134,12 @@ def test_import_brings_neither_torchvision_nor_matplotlib():
     code = f"import sys, headwater; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_method_that_does_not_conserve_says_so(tmp_path):
+    done = headwater(
+        "explain", str(EXAMPLES / "tabby.jpg"), "--model", "tiny20", "--method", "c3-lrp", "--out", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    account = json.loads((tmp_path / "tabby.c3-lrp.json").read_text())["conservation"]
+    assert f"NOT conserved by this method: {account['input']:.4f} of {account['seed']:.4f} arrived" in done.stdout

@@ -53,14 +53,19 @@ def explanation_grid(
         heatmaps = load_method(name, model)(given.to(reference), labels.to(reference.device)).heatmap
         lines.append((methods[name], [overlaid(p, h, style) for p, h in zip(photos, heatmaps, strict=True)]))
     headings = [class_of(picture, card) for picture in pictures]
-    cells: list[tuple[Image.Image, str]] = []
+    places = [(line, picture) for line in range(len(lines)) for picture in range(len(pictures))]
     if pictures_in_rows:
-        for row, heading in enumerate(headings):
-            cells += [(line[row], title if row == 0 and title else heading * (not title)) for title, line in lines]
-        return contact_sheet([np.asarray(p) for p, _ in cells], [t for _, t in cells], columns=len(lines))
-    for title, line in lines:
-        cells += [(p, title * (column == 0) if title else headings[column]) for column, p in enumerate(line)]
-    return contact_sheet([np.asarray(p) for p, _ in cells], [t for _, t in cells], columns=len(headings))
+        places.sort(key=lambda place: place[::-1])
+
+    def title(line: int, picture: int) -> str:
+        """A picture is named at its photo, a method at its first map."""
+        return headings[picture] if line == 0 else lines[line][0] * (picture == 0)
+
+    return contact_sheet(
+        [np.asarray(lines[line][1][picture]) for line, picture in places],
+        [title(line, picture) for line, picture in places],
+        columns=len(lines) if pictures_in_rows else len(pictures),
+    )
 
 
 def seen(x: Tensor, preprocessing: Preprocessing) -> Image.Image:
@@ -75,8 +80,11 @@ def overlaid(photo: Image.Image, heatmap: Tensor, style: Style | None = None) ->
 
 
 def class_of(picture: LabelledPicture, card: ModelCard) -> str:
-    """The name of a picture's class."""
-    return card.class_name(picture.label)
+    """The name of a picture's class; where the network's classes have no names, what the picture's file says."""
+    if card.classes is not None:
+        return card.class_name(picture.label)
+    *folders, file = picture.name.split("/")
+    return re.sub(r"^n\d{8}_", "", folders[-1] if folders else file.rsplit(".", 1)[0]).replace("_", " ")
 
 
 def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str], seed: int) -> list[LabelledPicture]:

@@ -237,7 +237,7 @@ def train_classifier(
     val_loader = DataLoader(PlainPictures(split.validation, preprocessing), recipe.batch_size, **shared)
     last = out / "checkpoints" / "last.ckpt"
     trainer.fit(module, train_loader, val_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
-    state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"]
+    state = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     weights = {name.removeprefix("network."): tensor.contiguous() for name, tensor in state.items()}
     module.network.load_state_dict(weights)
     accuracy = accuracy_on(module.network, split.test, preprocessing, recipe.batch_size, workers)
