@@ -112,13 +112,14 @@ class ClassifierTraining(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         loss, _ = self.loss(*batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         loss, logits = self.loss(*batch)
-        self.log("val_loss", loss)
-        self.log("val_accuracy", (logits.argmax(1) == batch[1]).float().mean(), prog_bar=True)
+        self.log("val_loss", loss, sync_dist=True)
+        right = (logits.argmax(1) == batch[1]).float().mean()
+        self.log("val_accuracy", right, prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         r = self.recipe

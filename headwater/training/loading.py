@@ -52,6 +52,8 @@ class PlainProgress(Callback):
     """One line an epoch, for logs and pipes."""
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         metrics = {name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()}
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {metrics}", flush=True)
 
