@@ -5,8 +5,9 @@
     PYTHONPATH=DIR python -m benchmarks.efficientnet_lite0 comparison --data ../shared/data
 
 EfficientNet-Lite0 is the residual network whose ImageNet weights can be had as a package. ``fallbacks`` compares ways
-of handing on what z+ cannot, and a sweep that loses it; ``comparison`` all methods. --data holds ``imagenet-sample``
-and ``tiny20``. Tables go to --out, and contact sheets (research pictures: not for the repository).
+of handing on what z+ cannot, and a sweep that loses it; ``comparison`` all methods; an experiment's name runs that one.
+--data holds ``imagenet-sample`` and ``tiny20``. Tables go to --out, and contact sheets (research pictures: not for the
+repository).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import headwater as hw
 from headwater.composites import Composite
 from headwater.data.labelled import LabelledPictures, load_labelled
 from headwater.evaluation import Settings, evaluate
+from headwater.experiments import list_experiments, reproduce
 from headwater.experiments.grid import explanation_grid
 from headwater.files import write_bytes, write_text
 from headwater.layers import Linear
@@ -130,7 +132,7 @@ def measure(model: nn.Module, data: LabelledPictures, settings: Settings, out: P
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=("fallbacks", "comparison"))
+    parser.add_argument("what", choices=("fallbacks", "comparison", *list_experiments()))
     parser.add_argument("--data", type=Path, required=True, help="holds imagenet-sample and tiny20")
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--boxes", type=int, default=40)
@@ -139,6 +141,10 @@ def main() -> None:
     arguments = parser.parse_args()
     model, out = network(), arguments.out / arguments.what
     photos = load_labelled(arguments.data / "imagenet-sample")
+    if arguments.what in list_experiments():
+        settings = Settings(METHODS, arguments.samples, step=arguments.step, batch_size=4)
+        print(reproduce(arguments.what, photos, [model], out, settings, progress=progress).report)
+        return
     assert photos.classes is not None
     small = boxed(arguments.data / "tiny20", photos.classes)
     if arguments.what == "fallbacks":

@@ -76,27 +76,33 @@ def cut_sums(
 
 
 def conservation_figure(results: Sequence[CutSums]) -> bytes:
-    """The sum of relevance against the probability, a panel a place, as PNG; what is conserved lies on the diagonal."""
+    """The sum of relevance against the probability, a panel a place, as PNG; what is conserved lies on the diagonal.
+
+    Sums outside [-0.1, 1.1] are not drawn; the legend says how many.
+    """
     canvas = Figure(figsize=(10.5, 3.7), dpi=130)
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(1, 3, sharex=True, sharey=True)
     for place, (axis, title) in enumerate(zip(axes, PLACES, strict=True)):
         axis.plot([0, 1], [0, 1], color="0.7", lw=1, zorder=0)
         for number, result in enumerate(results):
+            sums = result.sums[:, place]
+            outside = int(((sums < -0.1) | (sums > 1.1)).sum())
             axis.scatter(
                 result.probability,
-                result.sums[:, place],
+                sums,
                 s=14,
                 color=f"C{number}",
                 marker="ox^s"[number % 4],
                 linewidths=0.9,
-                label=result.composite,
+                label=result.composite + (f" ({outside} of {len(sums)} outside)" if outside else ""),
             )
+        axis.set_ylim(-0.1, 1.1)
+        axis.legend(fontsize=7, frameon=False)
         axis.set_title(f"at {title}", fontsize=9, loc="left")
         axis.set_xlabel("probability of the class", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel("sum of relevance", fontsize=8)
-    axes[0].legend(fontsize=7, frameon=False)
     canvas.tight_layout()
     stream = io.BytesIO()
     canvas.savefig(stream, format="png")
