@@ -122,8 +122,10 @@ def progress(done: int, total: int, seconds: float) -> None:
     print(f"{done} of {total} pictures, {seconds:.0f} s", flush=True)
 
 
-def measure(model: nn.Module, data: LabelledPictures, settings: Settings, out: Path) -> str:
-    table = evaluate(model, data, settings, out, progress=progress)
+def measure(
+    model: nn.Module, data: LabelledPictures, settings: Settings, out: Path, devices: Sequence[str] = ()
+) -> str:
+    table = evaluate(model, data, settings, out, devices=devices, progress=progress)
     text = SummaryTable.of(table, [m for m in settings.methods if is_baseline(m)]).markdown()
     write_text(out / "summary.md", text + "\n")
     print(text)
@@ -137,6 +139,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--boxes", type=int, default=40)
     parser.add_argument("--step", type=int, default=1000)
+    parser.add_argument("--devices", default="", help="such as cpu,cpu: chunks are shared among them")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "efficientnet-lite0")
     arguments = parser.parse_args()
     model, out = network(), arguments.out / arguments.what
@@ -155,7 +158,7 @@ def main() -> None:
         names = ("otsuki2024", "otsuki2024-i", "c3-lrp", "gradcam", "integrated-gradients", "random")
         methods = METHODS
     settings = Settings(methods, arguments.samples, step=arguments.step, batch_size=4)
-    measure(model, photos, settings, out / "photos")
+    measure(model, photos, settings, out / "photos", arguments.devices.split(",") if arguments.devices else ())
     measure(model, small, Settings(names, arguments.boxes, ("budget",), step=10000, batch_size=8), out / "boxes")
     sheet = explanation_grid([model], photos.sample(min(10, arguments.samples)), {name: name for name in names})
     write_bytes(out / "sheet.png", sheet)
