@@ -143,3 +143,20 @@ def test_a_method_that_does_not_conserve_says_so(tmp_path):
     assert done.returncode == 0, done.stderr
     account = json.loads((tmp_path / "tabby.c3-lrp.json").read_text())["conservation"]
     assert f"NOT conserved by this method: {account['input']:.4f} of {account['seed']:.4f} arrived" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "cub-vgg"], "no training is called 'cub-vgg'; there are cub-resnet50, cub-abn, tiny20"),
+        (["train", "cub-abn", "--recipe", "mine"], "no recipe is called 'mine'; there are otsuki2024, doublet2024"),
+        (["train", "cub-abn", "--seeds", "one"], "a whole number was expected, got 'one'"),
+        (["train", "tiny20", "--lr", "1"], "tiny20 is trained by its own recipe"),
+        (["reproduce", "otsuki2024-table9", "--model", "tiny20"], "did you mean otsuki2024-table"),
+        (["reproduce", "otsuki2024-fig7", "--model", str(EXAMPLES)], "holds no finished run of headwater train"),
+    ],
+)
+def test_training_and_experiments_say_what_there_is(tmp_path, arguments, message):
+    done = headwater(*arguments, "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr

@@ -42,7 +42,7 @@ class MeasuredTable:
         """Printed numbers and measured ones side by side, in percent: insertion / deletion / **ID**."""
         printed = [d for d in (IMAGENET, CUB) if any(d in row.published for row in self.experiment.rows)]
         protocols = [m.removeprefix("id_") for m in self.summary.measures if m.startswith("id_")]
-        head = ["", "method", *(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), "right"]
+        head = ["", "method", *(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), "accuracy"]
         lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(head) - 2)]
         for row in self.experiment.rows:
             cells = [row.label, f"`{row.method}`", *(_printed(row.published.get(d)) for d in printed)]
