@@ -172,6 +172,17 @@ def test_doublet2024_is_the_gradient_rule_on_whole_blocks(tiny, pictures):
     torch.testing.assert_close(e.checkpoints["block2"], (h * gradient).detach(), rtol=1e-6, atol=1e-12)
 
 
+def test_doublet2024_is_gradient_times_input_up_to_one_factor_a_picture(parity):
+    """Eq. (1) divides by what the layer above multiplied by, so a chain of it telescopes."""
+    network, x = parity.build("resnet18").double(), parity.inputs(2).double()
+    e = hw.LRP(network, "doublet2024")(x, target=7, start="logit")
+    given = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(given)[:, 7].sum(), given)
+    plain = gradient * x
+    cosine = torch.nn.functional.cosine_similarity(e.relevance.flatten(1), plain.flatten(1))
+    assert (cosine.abs() > 0.999).all(), cosine
+
+
 # -- batches, determinism ---------------------------------------------------------------------------------------------
 
 

@@ -152,7 +152,8 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """
     columns: list[str] = list(dict.fromkeys(c for of_method in curves.values() for c in of_method))
     protocols = list(dict.fromkeys(c.split("_")[1] for c in columns))
-    canvas = Figure(figsize=(9, 3.4 * max(1, len(protocols))), dpi=130)
+    height = max(3.4 * max(1, len(protocols)), 0.17 * len(curves))
+    canvas = Figure(figsize=(11, height), dpi=130, layout="constrained")
     FigureCanvasAgg(canvas)
     axes: Any = canvas.subplots(max(1, len(protocols)), 2, squeeze=False, sharey=True)
     for row, protocol in zip(axes, protocols, strict=False):
@@ -160,17 +161,22 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
             for place, (method, of_method) in enumerate(curves.items()):
                 values = of_method.get(f"{kind}_{protocol}_curve", [])
                 x = [k / max(1, len(values) - 1) for k in range(len(values))]
-                axis.plot(x, values, label=method, lw=1.3, color=f"C{place % 10}", ls="-" if place < 10 else "--")
+                axis.plot(x, values, _line(place), label=method, lw=1.3)
             axis.set_title(f"{kind}, {protocol} protocol", fontsize=9, loc="left")
             axis.set_xlabel("points, from first to last", fontsize=8)
             axis.tick_params(labelsize=7)
             axis.grid(alpha=0.25)
         row[0].set_ylabel("probability of the label", fontsize=8)
-    axes[0, 1].legend(fontsize=7, frameon=False)
-    canvas.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
     stream = io.BytesIO()
     canvas.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def _line(place: int) -> str:
+    """Ten colours, then the same dashed, dash-dotted and dotted."""
+    return f"C{place % 10}" + ("-", "--", "-.", ":")[place // 10 % 4]
 
 
 def randomisation_figure(table: pandas.DataFrame) -> bytes:
@@ -179,19 +185,17 @@ def randomisation_figure(table: pandas.DataFrame) -> bytes:
     Args:
         table: rows of :func:`headwater.evaluation.measure_randomisation`.
     """
-    canvas = Figure(figsize=(7, 3.8), dpi=130)
+    canvas = Figure(figsize=(7.5, max(3.8, 0.17 * table["method"].nunique())), dpi=130, layout="constrained")
     FigureCanvasAgg(canvas)
     axis = canvas.subplots()
     for place, method in enumerate(dict.fromkeys(table["method"])):
         means = table[table["method"] == method].groupby("layers")["correlation"].mean()
-        style = "-" if place < 10 else "--"
-        axis.plot([0, *means.index], [1.0, *means], style, label=method, lw=1.3, color=f"C{place % 10}")
+        axis.plot([0, *means.index], [1.0, *means], _line(place), label=method, lw=1.3)
     axis.axhline(0, color="0.7", lw=0.8, zorder=0)
     axis.set_xlabel("random layers, from the output down", fontsize=8)
     axis.set_ylabel("rank correlation with the map before", fontsize=8)
     axis.tick_params(labelsize=7)
-    axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    canvas.tight_layout()
+    canvas.legend(loc="outside right upper", fontsize=7, frameon=False)
     stream = io.BytesIO()
     canvas.savefig(stream, format="png")
     return stream.getvalue()
