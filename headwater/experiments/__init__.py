@@ -112,11 +112,14 @@ def reproduce(
     elif name in GRIDS:
         grid = GRIDS[name]
         explaining = networks_for(next(iter(grid.methods)), models) or models
-        shown = find_classes(found, card_of(explaining[0]), grid.classes, settings.seed)
+        shown = find_classes(found, card_of(explaining[0]), grid.classes)
+        whose = f"{len(shown)} of the paper's {len(grid.classes)} classes" if shown else "classes drawn at random"
+        shown = shown or list(found.sample(min(4, len(found.pictures)), settings.seed))
         drawn = explanation_grid(models, shown, grid.methods, grid.pictures_in_rows)
         files, count = [write_bytes(out / f"{name}.png", drawn)], len(shown)
         missing = [heading for method, heading in grid.methods.items() if not networks_for(method, models)]
-        body = f"Maps of the pictures' own classes: `{name}.png`." + "".join(f" No network for {m}." for m in missing)
+        body = f"Pictures of {whose}; maps of the pictures' own classes: `{name}.png`."
+        body += "".join(f" No network for {m}." for m in missing)
     elif name == _CONSERVATION:
         pictures = found.sample(min(100, settings.samples, len(found.pictures)), settings.seed)
         sums = cut_sums(models[0], ("otsuki2024", "otsuki2024-published"), pictures, settings.batch_size)
@@ -135,16 +138,17 @@ def reproduce(
             files.append(write_bytes(out / "worst.png", analysis.sheet()))
         if any(w.kind for w in analysis.worst):
             files.append(write_bytes(out / f"{_FAILURE_EXAMPLES}.png", analysis.examples()))
+    compares = name in (*TABLES, _FAILURES, _FAILURE_EXAMPLES)
     networks = "; ".join(f"{card_of(m).name} (weights: {card_of(m).weights})" for m in models)
     report = "\n".join(
         [
             f"# {name}",
             "",
-            f"{list_experiments()[name]}. Printed: as in the paper. Measured: as follows.",
+            f"{list_experiments()[name]}." + " Printed: as in the paper. Measured: as follows." * compares,
             "",
             f"- networks: {networks}",
             f"- pictures: {count} of {source}",
-            *([f"- protocol: {_how(settings)}"] if name in (*TABLES, _FAILURES, _FAILURE_EXAMPLES) else []),
+            *([f"- protocol: {_how(settings)}"] if compares else []),
             "",
             body,
             "",

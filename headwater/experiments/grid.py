@@ -87,8 +87,8 @@ def class_of(picture: LabelledPicture, card: ModelCard) -> str:
     return re.sub(r"^n\d{8}_", "", folders[-1] if folders else file.rsplit(".", 1)[0]).replace("_", " ")
 
 
-def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str], seed: int) -> list[LabelledPicture]:
-    """One picture of each wanted class that the data have; four drawn at random where they have none."""
+def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str]) -> list[LabelledPicture]:
+    """One picture of each wanted class that the data have, found by name."""
     found = []
     for name in wanted:
         for picture in data.pictures:
@@ -98,7 +98,7 @@ def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str],
             if _plain(name) in map(_plain, known):
                 found.append(picture)
                 break
-    return found or list(data.sample(min(4, len(data.pictures)), seed))
+    return found
 
 
 def _plain(name: str) -> str:
