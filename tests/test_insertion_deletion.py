@@ -165,3 +165,17 @@ def test_bad_arguments(tiny, pictures, change, message):
     arguments = {"heatmap": torch.rand(3, 16, 12), "label": 1, "step": 50, **change}
     with pytest.raises(InputError, match=message):
         hw.insertion_deletion(tiny, pictures, **arguments)
+
+
+def test_a_constant_map_has_the_largest_difference_there_is_under_published(tiny, pictures):
+    """The protocol's own limit case, stated in docs/methods.md."""
+    with torch.no_grad():
+        label = tiny(pictures).argmax(1)
+        black = torch.zeros_like(pictures) - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1) / torch.tensor(
+            [0.229, 0.224, 0.225]
+        ).view(3, 1, 1)
+        whole, nothing = (tiny(x).softmax(1).gather(1, label[:, None])[:, 0] for x in (pictures, black))
+    constant = torch.ones(3, 16, 12)
+    result = hw.insertion_deletion(tiny, pictures, constant, label, "published", step=20)
+    torch.testing.assert_close(result.id, whole - nothing, rtol=1e-4, atol=1e-6)
+    assert (hw.insertion_deletion(tiny, pictures, constant, label, "budget", step=20).id < result.id).all()
