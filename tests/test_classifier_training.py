@@ -137,6 +137,7 @@ def test_a_run_is_a_model(run, data):
     assert [len(split[part]) for part in ("train", "validation", "test")] == [20, 4, 8]
     assert hw.load_model(run.parent).card.name == str(run), "the folder of one run is that run"
     assert find_runs(run.parent) == [run]
+    assert not torch.are_deterministic_algorithms_enabled(), "training leaves the process as it was"
 
 
 def test_a_finished_run_is_returned_and_another_refused(run, data):

@@ -85,7 +85,7 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
         (("explain", TABBY, "--model", "tiny20", "--device", "cuda:99"), "not available here"),
         (("explain", TABBY, "--model", "tiny20", "--colormap", "nice"), "no colour map"),
         (("explain", TABBY, "--model", "tiny20", "--out", TABBY), "cannot write"),
-        (("train", "nothing", "--data", "x", "--out", "y"), "no recipe"),
+        (("train", "nothing", "--data", "x", "--out", "y"), "no training is called"),
         (("train", "tiny20", "--data", "nowhere", "--out", "OUT"), "no classes.csv"),
     ],
 )

@@ -214,9 +214,11 @@ def test_a_convolution_whose_kernel_the_picture_makes_is_refused():
 
 @pytest.fixture
 def registered():
+    """Nothing registered before, whatever the documentation's examples did in this process; and as it was after."""
     from headwater import composites
 
     before = dict(composites._REGISTERED)
+    composites._REGISTERED.clear()
     yield
     composites._REGISTERED.clear()
     composites._REGISTERED.update(before)

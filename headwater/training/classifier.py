@@ -31,7 +31,7 @@ from headwater.methods.abn import has_attention
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
 from headwater.run_folder import claim
-from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, without_chatter
+from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
 from headwater.training.recipes import Recipe, Split, split_pictures
 
 
@@ -162,7 +162,7 @@ def preprocessing_for(recipe: Recipe) -> Preprocessing:
     return Preprocessing(recipe.size, recipe.size, stretch=True)
 
 
-@without_chatter()
+@well_behaved()
 def train_classifier(
     data: str | Path,
     out: str | Path,

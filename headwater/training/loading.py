@@ -59,11 +59,17 @@ class PlainProgress(Callback):
 
 
 @contextmanager
-def without_chatter() -> Iterator[None]:
-    """Lightning's remarks on devices, products and its own deprecations are not shown."""
+def well_behaved() -> Iterator[None]:
+    """Lightning leaves the process as it was, and keeps its remarks on devices, products and deprecations to itself.
+
+    Its deterministic mode is a switch of the whole process, in which other operations then refuse to run.
+    """
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     before = logger.level
     logger.setLevel(logging.WARNING)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, exact = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
@@ -72,6 +78,8 @@ def without_chatter() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, exact
 
 
 class WholeCheckpoints(TorchCheckpointIO):

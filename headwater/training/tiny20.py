@@ -27,7 +27,7 @@ from headwater.data.tiny20 import PictureSet, load_tiny20
 from headwater.files import write_bytes, write_text
 from headwater.models.tiny20 import CLASSES, MEAN, STD, Tiny20
 from headwater.run_folder import claim
-from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, without_chatter
+from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Tiny20Training(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-@without_chatter()
+@well_behaved()
 def train_tiny20(
     data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False
 ) -> TrainedModel:
