@@ -157,6 +157,10 @@ def _device(name: str | None) -> str:
     return chosen
 
 
+def _devices(names: str | None) -> list[str]:
+    return [_device(name) for name in _names(names)] if names else [_device(None)]
+
+
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with labelled pictures.")],
@@ -192,7 +196,7 @@ def evaluate(
     protocols = cast("tuple[Protocol, ...]", tuple(_names(protocol)))
     settings = evaluation.Settings(tuple(_names(methods)), samples, protocols, split, seed, step, batch_size)
     network = default_model() if model is None else load_model(model, weights, arch)
-    places = [_device(name) for name in _names(devices)] if devices else [_device(None)]
+    places = _devices(devices)
     with _measuring() as progress:
         table = evaluation.evaluate(
             network if len(places) > 1 else network.to(places[0]),
@@ -263,7 +267,7 @@ def reproduce(
     from headwater.models import find_runs, load_model
     from headwater.picture_explanation import default_model
 
-    places = [_device(place) for place in _names(devices)] if devices else [_device(None)]
+    places = _devices(devices)
     names = [str(run) for given in model or [] for run in (find_runs(Path(given)) if Path(given).is_dir() else [given])]
     networks = [load_model(given, weights, arch) for given in names] if names else [default_model()]
     settings = Settings(("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size)

@@ -31,7 +31,7 @@ from headwater.lrp import LRP
 from headwater.methods import QUANTIZED, Method, list_methods, load_method
 from headwater.metrics import gini, insertion_deletion, pointing_game, randomisation, relevance_mass, relevance_rank
 from headwater.metrics.insertion_deletion import Protocol
-from headwater.models import ModelCard, card_of
+from headwater.models import ModelCard, card_of, network_input
 from headwater.run_folder import claim
 
 if TYPE_CHECKING:
@@ -186,11 +186,10 @@ class _Worker:
         self.model, self.preprocessing, self.settings = model, preprocessing, settings
         names = dict.fromkeys(name.removesuffix(QUANTIZED) for name in settings.methods)
         self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
-        self.reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def rows(self, pictures: Sequence[LabelledPicture]) -> list[dict[str, Any]]:
         """Every method on every picture of one chunk; pictures that cannot be read have one row a method too."""
-        readable, tensors, masks, broken = [], [], [], {}
+        readable, photos, masks, broken = [], [], [], {}
         for picture in pictures:
             try:
                 opened = picture.open()
@@ -198,11 +197,11 @@ class _Worker:
                 broken[picture.name] = str(error)
                 continue
             readable.append(picture)
-            tensors.append(self.preprocessing(opened))
+            photos.append(opened)
             masks.append(object_mask(picture, self.preprocessing, opened.size))
         measured: dict[tuple[str, str], dict[str, Any]] = {}
         if readable:
-            x = torch.stack(tensors).to(self.reference.device, self.reference.dtype)
+            x = network_input(self.model, photos, self.preprocessing)
             labels = torch.tensor([picture.label for picture in readable], device=x.device)
             explained = {
                 name: method(x, checkpoints="cuts") if isinstance(method, LRP) else method(x)
@@ -330,9 +329,7 @@ def measure_randomisation(
     pd = _pandas()
     found = data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
     chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)[:count]
-    prepare = card_of(model, preprocessing).preprocessing
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    x = torch.stack([prepare(picture.open()) for picture in chosen]).to(reference.device, reference.dtype)
+    x = network_input(model, [picture.open() for picture in chosen], preprocessing)
     with torch.no_grad():
         target = skeleton(model)(x).argmax(1)
     rows = []

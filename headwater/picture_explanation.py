@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import nn
 
@@ -23,7 +22,7 @@ from headwater.files import write_bytes, write_text
 from headwater.heatmaps import heat_quantization
 from headwater.methods import load_method
 from headwater.methods.rise import Rise
-from headwater.models import ModelCard, card_of, load_model
+from headwater.models import ModelCard, card_of, load_model, network_input
 from headwater.report.pictures import Style, figure, overlay
 
 
@@ -169,15 +168,14 @@ def explain_files(
     explainer = load_method(method, model)
     if isinstance(explainer, Rise):
         explainer.progress = progress
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
 
     def explanations() -> Iterator[PictureExplanation | HeadwaterError]:
         for start in range(0, len(pictures), batch_size):
             paths = [Path(p) for p in pictures[start : start + batch_size]]
             opened = [_open(path) for path in paths]
-            tensors = [card.preprocessing(p) for p in opened if not isinstance(p, HeadwaterError)]
-            if tensors:
-                e = explainer(torch.stack(tensors).to(reference.device, reference.dtype), chosen)
+            readable = [p for p in opened if not isinstance(p, HeadwaterError)]
+            if readable:
+                e = explainer(network_input(model, readable, card.preprocessing), chosen)
             position = 0
             for path, picture in zip(paths, opened, strict=True):
                 if isinstance(picture, HeadwaterError):

@@ -16,7 +16,8 @@ from headwater.data.labelled import LabelledPicture
 from headwater.errors import InputError
 from headwater.graph import Graph
 from headwater.lrp import LRP
-from headwater.models import card_of
+from headwater.models import network_input
+from headwater.report.pictures import as_png
 
 PLACES = ("the picture", "the first block", "the last block")
 
@@ -51,7 +52,8 @@ def block_inputs(graph: Graph) -> tuple[str, str]:
     joins = [k for k, o in enumerate(graph.operations) if o.kind == "add" and len(set(o.inputs)) > 1]
     if not joins:
         raise InputError("the network has no residual block")
-    first, last = ([c for c in graph.cuts() if order.get(c, -1) < join][-1] for join in (joins[0], joins[-1]))
+    cuts = graph.cuts()
+    first, last = ([c for c in cuts if order.get(c, -1) < join][-1] for join in (joins[0], joins[-1]))
     return first, last
 
 
@@ -59,16 +61,16 @@ def cut_sums(
     model: nn.Module, composites: Sequence[str], pictures: Sequence[LabelledPicture], batch_size: int = 8
 ) -> list[CutSums]:
     """Sums of relevance at the three places, for the predicted class of each picture."""
-    preprocessing, reference = card_of(model).preprocessing, next(model.parameters())
     results = []
     for name in composites:
         lrp, probabilities, sums = LRP(model, name), [], []
         for start in range(0, len(pictures), batch_size):
             chunk = pictures[start : start + batch_size]
-            x = torch.stack([preprocessing(picture.open()) for picture in chunk]).to(reference)
+            x = network_input(model, [picture.open() for picture in chunk])
             e = lrp(x, checkpoints="cuts")
             assert e.conservation is not None
-            places = (lrp.graph(x).input, *block_inputs(lrp.graph(x)))
+            graph = lrp.graph(x)
+            places = (graph.input, *block_inputs(graph))
             probabilities.append(e.conservation.seed.cpu())
             sums.append(torch.stack([e.conservation.checkpoints[place].cpu() for place in places], 1))
         results.append(CutSums(name, torch.cat(probabilities), torch.cat(sums)))
@@ -104,9 +106,7 @@ def conservation_figure(results: Sequence[CutSums]) -> bytes:
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel("sum of relevance", fontsize=8)
     canvas.tight_layout()
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(canvas)
 
 
 def conservation_csv(results: Sequence[CutSums], pictures: Sequence[LabelledPicture]) -> str:

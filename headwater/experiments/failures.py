@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import nn
 
 from headwater.data.labelled import LabelledPicture
@@ -21,7 +20,7 @@ from headwater.experiments.published import PUBLISHED_FAILURES
 from headwater.methods import load_method
 from headwater.metrics.failures import Failure, attended_area, failure_kinds
 from headwater.metrics.localisation import relevance_mass
-from headwater.models import card_of
+from headwater.models import card_of, network_input
 from headwater.report.sheet import contact_sheet
 
 if TYPE_CHECKING:
@@ -139,13 +138,13 @@ def analyse_errors(
     rows = table[(table["method"] == method) & table["error"].isna()]
     failed = rows[~(rows[measure] > threshold)].sort_values([measure, "picture"]).head(count)
     by_name = {picture.name: picture for picture in pictures}
-    preprocessing, reference = card_of(model).preprocessing, next(model.parameters())
+    preprocessing = card_of(model).preprocessing
     explain, worst = load_method(method, model), list[FailedPicture]()
     for start in range(0, len(failed), batch_size):
         part = failed.iloc[start : start + batch_size]
         chosen = [by_name[name] for name in part["picture"]]
         opened = [picture.open() for picture in chosen]
-        x = torch.stack([preprocessing(photo) for photo in opened]).to(reference)
+        x = network_input(model, opened)
         heatmaps = explain(x).heatmap
         for picture, photo, given, heatmap, score in zip(
             chosen, opened, x, heatmaps.split(1), part[measure].tolist(), strict=True

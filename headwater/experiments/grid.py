@@ -16,7 +16,7 @@ from headwater.data.preprocessing import Preprocessing
 from headwater.errors import InputError
 from headwater.experiments.networks import networks_for
 from headwater.methods import load_method
-from headwater.models import ModelCard, card_of
+from headwater.models import ModelCard, card_of, network_input
 from headwater.report.pictures import Style, overlay
 from headwater.report.sheet import contact_sheet
 
@@ -45,12 +45,12 @@ def explanation_grid(
         raise InputError(f"a grid needs pictures and methods with a network, got {len(pictures)} and {len(chosen)}")
     labels = torch.tensor([picture.label for picture in pictures])
     card = card_of(next(iter(chosen.values())))
-    photos = [seen(card.preprocessing(picture.open()), card.preprocessing) for picture in pictures]
+    opened = [picture.open() for picture in pictures]
+    photos = [seen(card.preprocessing(picture), card.preprocessing) for picture in opened]
     lines = [("", photos)]
     for name, model in chosen.items():
-        given = torch.stack([card_of(model).preprocessing(picture.open()) for picture in pictures])
-        reference = next(model.parameters())
-        heatmaps = load_method(name, model)(given.to(reference), labels.to(reference.device)).heatmap
+        x = network_input(model, opened)
+        heatmaps = load_method(name, model)(x, labels.to(x.device)).heatmap
         lines.append((methods[name], [overlaid(p, h, style) for p, h in zip(photos, heatmaps, strict=True)]))
     headings = [class_of(picture, card) for picture in pictures]
     places = [(line, picture) for line in range(len(lines)) for picture in range(len(pictures))]

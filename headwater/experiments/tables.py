@@ -98,29 +98,21 @@ def measure_table(
     """
     import pandas as pd
 
-    by_network: dict[int, tuple[nn.Module, list[str]]] = {}
-    for row in experiment.rows:
-        for model in networks_for(row.method, models):
-            by_network.setdefault(id(model), (model, []))[1].append(row.method)
-    networks = {row.method: len(networks_for(row.method, models)) for row in experiment.rows}
+    networks = {row.method: networks_for(row.method, models) for row in experiment.rows}
     tables: list[pandas.DataFrame] = []
     for model in models:
-        if id(model) not in by_network:
-            continue
-        methods = tuple(dict.fromkeys(by_network[id(model)][1]))
-        place = out / f"network-{len(tables)}"
-        tables.append(
-            evaluate(model, data, replace(settings, methods=methods), place, devices=devices, progress=progress)
-        )
-    accuracy = {
-        method: float(pd.concat([right[right["method"] == method] for right in map(_right, tables)])["right"].mean())
-        for method in dict.fromkeys(row.method for row in experiment.rows)
-        if networks[method]
-    }
+        mine = tuple(method for method, found in networks.items() if any(m is model for m in found))
+        if mine:
+            place = out / f"network-{len(tables)}"
+            asked = replace(settings, methods=mine)
+            tables.append(evaluate(model, data, asked, place, devices=devices, progress=progress))
+    right = pd.concat(map(_right, tables)).groupby("method")["right"].mean()
+    accuracy = {method: float(right.get(method, float("nan"))) for method, found in networks.items() if found}
+    counts = {method: len(networks[method]) for method in accuracy}
     methods = tuple(accuracy)
-    combined = _over_networks(tables, methods) if max(networks.values()) > 1 else pd.concat(tables, ignore_index=True)
+    combined = _over_networks(tables, methods) if max(counts.values()) > 1 else pd.concat(tables, ignore_index=True)
     summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m)])
-    return MeasuredTable(experiment, summary, accuracy, {m: n for m, n in networks.items() if n})
+    return MeasuredTable(experiment, summary, accuracy, counts)
 
 
 def _right(table: pandas.DataFrame) -> pandas.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torchvision
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -97,6 +98,15 @@ def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> Mod
     if not isinstance(card, ModelCard):
         card = ModelCard(type(model).__name__, "given", Preprocessing(256, 224))
     return card if preprocessing is None else replace(card, preprocessing=preprocessing)
+
+
+def network_input(
+    model: nn.Module, pictures: Sequence[Image.Image], preprocessing: Preprocessing | None = None
+) -> Tensor:
+    """Pictures as the model takes them, ``(N, C, H, W)``, on its device and in its dtype."""
+    prepare = card_of(model, preprocessing).preprocessing
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.stack([prepare(picture) for picture in pictures]).to(reference.device, reference.dtype)
 
 
 def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = None, progress: bool = True) -> nn.Module:

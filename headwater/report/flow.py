@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +10,7 @@ from matplotlib.patches import Patch
 
 from headwater.errors import InputError
 from headwater.flow import Flow, JoinFlow
+from headwater.report.pictures import as_png
 
 _PER_ROW = 16
 _COLOURS = {"skip": "#2a7fb8", "branch": "#e08a2e", "river": "#8fa3ad"}
@@ -44,9 +43,7 @@ def flow_figure(flow: Flow, title: str = "") -> bytes:
     axes[0].legend(handles=handles, loc="upper right", ncols=2, fontsize=8, frameon=False, borderaxespad=0)
     axes[0].set_title(title, fontsize=9, loc="left")
     canvas.subplots_adjust(0.01, 0.02, 0.99, 1 - 0.3 / canvas.get_figheight(), hspace=0.05)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(canvas)
 
 
 def _fork(axis: Axes, position: int, join: JoinFlow, largest: float) -> None:

@@ -149,6 +149,11 @@ def figure(
     bar.ticklabel_format(axis="y", scilimits=(-2, 2))
     bar.tick_params(labelsize=7)
     bar.yaxis.get_offset_text().set_fontsize(7)
+    return as_png(canvas)
+
+
+def as_png(canvas: Figure) -> bytes:
+    """A figure as PNG."""
     stream = io.BytesIO()
     canvas.savefig(stream, format="png")
     return stream.getvalue()

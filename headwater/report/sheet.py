@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headwater.errors import InputError
+from headwater.report.pictures import as_png
 
 
 def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 5, side: float = 2.2) -> bytes:
@@ -36,6 +36,4 @@ def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], columns
         axis.imshow(picture, interpolation="none")
         axis.set_title(title, fontsize=8)
     canvas.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.22 / canvas.get_figheight(), 0.03, 0.14)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(canvas)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -11,7 +9,7 @@ from torch import Tensor
 
 from headwater.errors import InputError
 from headwater.heatmaps import above_threshold, c3, largest_component, largest_contour, reduced_map
-from headwater.report.pictures import Style, shown
+from headwater.report.pictures import Style, as_png, shown
 
 
 def c3_figure(heatmap: Tensor, size: int = 28, threshold: float | None = None, style: Style | None = None) -> bytes:
@@ -58,6 +56,4 @@ def c3_figure(heatmap: Tensor, size: int = 28, threshold: float | None = None, s
         axis.set_xticks([])
         axis.set_yticks([])
     canvas.subplots_adjust(0.005, 0.02, 0.995, 0.8, 0.06)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(canvas)

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headwater.metrics.statistics import Summary, paired_p_values, summarise
+from headwater.report.pictures import as_png
 
 if TYPE_CHECKING:
     import pandas
@@ -169,9 +170,7 @@ def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
         row[0].set_ylabel("probability of the label", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     canvas.legend(handles, labels, loc="outside right upper", fontsize=7, frameon=False)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(canvas)
 
 
 def _line(place: int) -> str:
@@ -196,6 +195,4 @@ def randomisation_figure(table: pandas.DataFrame) -> bytes:
     axis.set_ylabel("rank correlation with the map before", fontsize=8)
     axis.tick_params(labelsize=7)
     canvas.legend(loc="outside right upper", fontsize=7, frameon=False)
-    stream = io.BytesIO()
-    canvas.savefig(stream, format="png")
-    return stream.getvalue()
+    return as_png(canvas)

@@ -27,7 +27,6 @@ from headwater.data.labelled import LabelledPicture, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DataError
 from headwater.files import write_bytes, write_text
-from headwater.methods.abn import has_attention
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
 from headwater.run_folder import claim
@@ -247,7 +246,7 @@ def train_classifier(
         write_bytes(out / RUN_WEIGHTS, save(weights))
         card = {
             "arch": recipe.arch,
-            "attention_after": recipe.attention_after if has_attention(module.network) else None,
+            "attention_after": recipe.attention_after,
             "classes": train.classes,
             "preprocessing": asdict(preprocessing),
         }
