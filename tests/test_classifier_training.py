@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -16,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from command import headwater, started
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -251,29 +248,23 @@ def test_stopped_in_the_middle_of_an_epoch_it_ends_in_the_same_weights(run, data
 
 @pytest.mark.slow
 def test_the_command_trains_five_seeds_and_survives_a_kill(data, tmp_path):
-    def command(out, seeds):
+    def arguments(out, seeds):
         options = "--weights none --arch resnet18 --size 32 --epochs 2 --validation 4 --batch-size 4"
-        arguments = ["train", "cub-resnet50", "--data", str(data), "--out", str(out), "--seeds", seeds]
-        return [sys.executable, "-m", "headwater", *arguments, *options.split()]
+        return ["train", "cub-resnet50", "--data", str(data), "--out", str(out), "--seeds", seeds, *options.split()]
 
-    quiet = {"capture_output": True, "text": True, "check": False}
-    began = time.monotonic()
-    whole = subprocess.run(command(tmp_path / "whole", "0,1"), **quiet)
-    seconds = time.monotonic() - began
+    whole = headwater(*arguments(tmp_path / "whole", "0,1"))
     assert whole.returncode == 0, whole.stderr
     assert "over 2 seeds" in whole.stdout and "±" in whole.stdout
-    process = subprocess.Popen(
-        command(tmp_path / "killed", "0,1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        process.wait(0.7 * seconds)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    resumed = subprocess.run(command(tmp_path / "killed", "0,1"), **quiet)
+    process = started(*arguments(tmp_path / "killed", "0,1"))
+    while not list(tmp_path.glob("killed/seed-1/checkpoints/last.ckpt")) and process.is_alive():
+        time.sleep(0.01)
+    assert process.is_alive()
+    process.kill()
+    process.join()
+    resumed = headwater(*arguments(tmp_path / "killed", "0,1"))
     assert resumed.returncode == 0, resumed.stderr
     for seed in (0, 1):
         first, second = (tmp_path / name / f"seed-{seed}" / "model.safetensors" for name in ("whole", "killed"))
         assert first.read_bytes() == second.read_bytes()
-    wrong = subprocess.run(command(tmp_path / "whole", "0,0"), **quiet)
+    wrong = headwater(*arguments(tmp_path / "whole", "0,0"))
     assert wrong.returncode == 1 and "seeds must be different" in wrong.stderr

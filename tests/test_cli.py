@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,22 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import headwater
 from conftest import EXAMPLES
 from PIL import Image
 
 TABBY, ESPRESSO = str(EXAMPLES / "tabby.jpg"), str(EXAMPLES / "espresso.jpg")
-
-
-def headwater(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "headwater", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
 
 
 def test_explain_writes_pictures_map_and_numbers(tmp_path):
@@ -125,7 +113,8 @@ def test_a_checkpoint_with_code_is_refused(tmp_path):
 
 
 def test_lists():
-    assert "resnet50" in headwater("models").stdout.split()
+    done = subprocess.run([sys.executable, "-m", "headwater", "models"], capture_output=True, text=True, check=True)
+    assert "resnet50" in done.stdout.split()
     assert "otsuki2024-mixture" in headwater("methods").stdout
 
 
@@ -138,7 +127,7 @@ def test_import_brings_neither_torchvision_nor_matplotlib():
 
 def test_a_method_that_does_not_conserve_says_so(tmp_path):
     done = headwater(
-        "explain", str(EXAMPLES / "tabby.jpg"), "--model", "tiny20", "--method", "c3-lrp", "--out", tmp_path
+        "explain", str(EXAMPLES / "tabby.jpg"), "--model", "tiny20", "--method", "c3-lrp", "--out", str(tmp_path)
     )
     assert done.returncode == 0, done.stderr
     account = json.loads((tmp_path / "tabby.c3-lrp.json").read_text())["conservation"]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from command import headwater, started
 from conftest import TinyResidual, settle
 from PIL import Image
 
@@ -312,9 +309,8 @@ def test_wrong_layouts_say_what_was_found_and_expected(tmp_path):
 
 
 def test_the_command_writes_tables_and_curves(shared, tmp_path):
-    from test_cli import headwater
-
-    arguments = ["--model", "tiny20", "--samples", "20", "--methods", "otsuki2024,random", "--out", str(tmp_path)]
+    options = "--model tiny20 --samples 20 --step 400 --methods otsuki2024,random --out"
+    arguments = [*options.split(), str(tmp_path)]
     done = headwater("evaluate", "--data", str(shared / "data" / "tiny20"), *arguments, "--randomise", "1")
     assert done.returncode == 0, done.stderr
     assert "| `otsuki2024` |" in done.stdout
@@ -338,26 +334,21 @@ def test_the_command_writes_tables_and_curves(shared, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_the_table_is_the_same(shared, tmp_path):
-    def command(out):
-        options = "--model tiny20 --samples 40 --batch-size 4 --methods otsuki2024,random --protocol budget --step 256"
-        data = str(shared / "data" / "tiny20")
-        return [sys.executable, "-m", "headwater", "evaluate", "--data", data, *options.split(), "--out", str(out)]
-
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = "--model tiny20 --samples 20 --batch-size 1 --methods otsuki2024,random --protocol budget --step 256"
+    arguments = ["evaluate", "--data", str(shared / "data" / "tiny20"), *options.split(), "--out"]
     began = time.monotonic()
-    subprocess.run(command(tmp_path / "whole"), check=True, **quiet)
-    whole = time.monotonic() - began
-    moments, kills = random.Random(0), 0
-    for _ in range(10):
-        process = subprocess.Popen(command(tmp_path / "killed"), **quiet)
-        try:
-            process.wait(moments.uniform(0.3, 1.0) * whole)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-    subprocess.run(command(tmp_path / "killed"), check=True, **quiet)
-    assert kills > 0
+    assert headwater(*arguments, str(tmp_path / "whole")).returncode == 0
+    chunk = (time.monotonic() - began) / 20
+    moments = random.Random(0)
+    for chunks in range(10):
+        process = started(*arguments, str(tmp_path / "killed"))
+        while len(list(tmp_path.glob("killed/rows/*.parquet"))) < chunks and process.is_alive():
+            time.sleep(0.01)
+        process.join(moments.uniform(0, chunk))
+        assert process.is_alive()
+        process.kill()
+        process.join()
+    assert headwater(*arguments, str(tmp_path / "killed")).returncode == 0
     for name in ("results.parquet", "curves.json", "summary.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from command import headwater
 from conftest import TinyResidual, settle
 from PIL import Image
 
@@ -209,8 +210,6 @@ def test_unknown_experiments_and_no_networks(model, folder, tmp_path):
 
 
 def test_the_commands(shared, tmp_path):
-    from test_cli import headwater
-
     listed = headwater("experiments")
     assert "otsuki2024-table2" in listed.stdout
     options = ["--model", "tiny20", "--samples", "20", "--step", "1024", "--out", str(tmp_path)]

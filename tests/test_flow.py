@@ -7,6 +7,8 @@ import json
 
 import pytest
 import torch
+from command import headwater
+from conftest import EXAMPLES
 from PIL import Image
 from torch import nn
 
@@ -73,10 +75,9 @@ def test_a_network_without_joins_has_nothing_to_draw(pictures):
         flow_figure(flow)
 
 
-def test_the_command_line_averages_over_pictures(tmp_path, monkeypatch):
-    from test_cli import ESPRESSO, TABBY, headwater
-
-    done = headwater("explain", ESPRESSO, TABBY, "--model", "tiny20", "--flow", "--out", str(tmp_path))
+def test_the_command_line_averages_over_pictures(tmp_path):
+    pictures = [str(EXAMPLES / name) for name in ("espresso.jpg", "tabby.jpg")]
+    done = headwater("explain", *pictures, "--model", "tiny20", "--flow", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     numbers = json.loads((tmp_path / "flow.json").read_text())
     assert numbers["pictures"] == 2

@@ -1,0 +1,54 @@
+"""The command line in a process of its own, forked from one that has imported everything already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(
+    ["headwater.cli", "headwater.evaluation", "headwater.experiments", "headwater.models", "headwater.training"]
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def started(
+    *arguments: str, stdout: Path | str = os.devnull, stderr: Path | str = os.devnull, **environment: str
+) -> ForkServerProcess:
+    """A running ``headwater ARGUMENTS``; what it prints goes to the files."""
+    process = _PROCESSES.Process(target=_main, args=(arguments, str(stdout), str(stderr), environment))
+    process.start()
+    return process
+
+
+def headwater(*arguments: str, **environment: str) -> Finished:
+    """``headwater ARGUMENTS``, run to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        process = started(*arguments, stdout=stdout, stderr=stderr, **environment)
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+            raise TimeoutError(f"headwater {' '.join(arguments)} ran for more than 300 s: {stderr.read_text()}")
+        return Finished(process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def _main(arguments: tuple[str, ...], stdout: str, stderr: str, environment: dict[str, str]) -> None:
+    for number, path in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environment)
+    sys.argv = ["headwater", *arguments]
+    from headwater.cli import main
+
+    main()
