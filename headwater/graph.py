@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from headwater.errors import TraceError
+from headwater.modes import tracing
 
 aten = torch.ops.aten
 Shape = tuple[int | None, ...]
@@ -218,7 +219,14 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
     ['conv2d', 'relu']
     """
     _check_signature(model)
-    with _EXPORTING:
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_inference() for tensor in tensors):
+        raise TraceError(
+            f"{type(model).__name__} has weights that were made in torch.inference_mode(), which torch does not trace; "
+            "make or load the model outside of it"
+        )
+    with tracing(x), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*assigned during export.*")  # a pruned weight, in the skeleton
         program = _export(skeleton(model), x)
         if any(_mutates_a_view(node) for node in program.graph.nodes):
             program = program.run_decompositions({})  # rewrites writes into views; costs seconds: only where needed
@@ -236,10 +244,6 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
         raise TraceError(f"the output of {type(model).__name__} does not depend on the picture.")
     batch = reader.shapes[reader.picture][0]
     return _without_dead_ends(Graph(tuple(reader.operations), reader.picture, result.name, batch, reader.shapes))
-
-
-_EXPORTING = threading.Lock()
-"""torch.export is not made for several threads at a time."""
 
 
 class _Reader:
@@ -394,9 +398,11 @@ def _chosen_output(program: torch.export.ExportedProgram, output: str | int | No
 def skeleton(model: nn.Module) -> nn.Module:
     """A copy of the modules that shares every tensor with ``model``, in eval mode and without observing hooks.
 
-    Hooks of ``torch.nn.utils`` that compute a weight (weight norm, spectral norm) are part of the network and stay.
+    Hooks of ``torch.nn.utils`` that compute a weight (weight norm, spectral norm, pruning) are part of the network and
+    stay.
     """
-    tensors = [*model.parameters(), *model.buffers()]
+    attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    tensors = [*model.parameters(), *model.buffers(), *attributes]
     memo: dict[int, Any] = {id(tensor): tensor for tensor in tensors}
     saved = [(module, {name: module.__dict__.get(name) for name in _HOOKS}) for module in model.modules()]
     for _, hooks in saved:
@@ -421,9 +427,8 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     failure: Exception | None = None
     for dynamic in (({0: torch.export.Dim.AUTO},), None):
         try:
-            with torch.no_grad():
-                shapes = example if dynamic else torch.zeros_like(x)
-                program = torch.export.export(model, (shapes,), dynamic_shapes=dynamic, strict=False)
+            shapes = example if dynamic else torch.zeros_like(x)
+            program = torch.export.export(model, (shapes,), dynamic_shapes=dynamic, strict=False)
             picture = next(n for n in program.graph.nodes if n.name in program.graph_signature.user_inputs)
             if dynamic is None or _fixed(picture.meta["val"].shape[0]) is None:
                 return program  # else the network has fixed the batch size: once more, with this one

@@ -10,6 +10,7 @@ import torch
 from skimage import measure, transform
 from torch import Tensor
 
+from headwater.checks import check_maps
 from headwater.errors import InputError
 
 Variant = Literal["published", "equation"]
@@ -43,7 +44,7 @@ def heat_quantization(heatmap: Tensor, levels: int = 8, variant: Variant = "publ
     >>> heat_quantization(torch.tensor([[0., 1., 2., 3., 4.]]), levels=3)
     tensor([[0., 0., 2., 2., 4.]])
     """
-    _check(heatmap)
+    check_maps(heatmap, ndim=None)
     if levels < 2:
         raise InputError(f"levels must be at least 2, got {levels}")
     if variant not in get_args(Variant):
@@ -174,7 +175,7 @@ def _masked(
     choose: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Tensor:
     """Each map reduced, cut and masked; the work is scikit-image's, so it is done on the CPU, map by map."""
-    _check(heatmap)
+    check_maps(heatmap, ndim=None)
     if size < 1:
         raise InputError(f"size must be at least 1, got {size}")
     rows, columns = heatmap.shape[-2:]
@@ -188,10 +189,3 @@ def _masked(
         masked.append(torch.from_numpy(np.ascontiguousarray(chosen)))
     result = torch.stack(masked).to(heatmap)
     return result.reshape(*heatmap.shape[:-2], *result.shape[-2:])
-
-
-def _check(heatmap: Tensor) -> None:
-    if heatmap.ndim < 2 or heatmap.numel() == 0 or not heatmap.is_floating_point():
-        raise InputError(f"maps must be floating point (..., H, W), got {heatmap.dtype} {tuple(heatmap.shape)}")
-    if not heatmap.isfinite().all():
-        raise InputError("the map holds NaN or infinity")

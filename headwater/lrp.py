@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from headwater.checks import check_pictures
 from headwater.composites import Composite, load_composite
 from headwater.errors import InputError
 from headwater.explanation import Conservation, Explanation
 from headwater.graph import Graph, trace
+from headwater.modes import computing, detached
 from headwater.plan import Account, Plan, total
 from headwater.seed import Region, Start, Target, check_start, make_seed
 from headwater.weights import WeightStore
@@ -84,16 +85,19 @@ class LRP:
             TraceError: the network cannot be traced.
             UnsupportedOperationError: the network has an operation without a rule.
         """
-        self._check(x, start)
+        check_pictures(x, self.model)
+        check_start(start)
         plan = self._plan(x)
+        if isinstance(checkpoints, str) and checkpoints != "cuts":
+            raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
         if checkpoints == "cuts":
             places, account = {}, Account(add_up=plan.graph.cuts())
         else:
             places = {module: plan.input_of(module) for module in checkpoints}
             account = Account(keep=set(places.values()))
-        with torch.no_grad(), _exact_kernels(x):
+        with computing(x):
             plan.weights.refresh()
-            laid_out = x.detach().contiguous(memory_format=torch.channels_last)
+            laid_out = detached(x).contiguous(memory_format=torch.channels_last)
             output, values, shapes = plan.forward(laid_out)
             begin = make_seed(output, len(x), target, start, region)
             relevance = plan.backward(begin.seed, values, shapes, account)
@@ -120,6 +124,10 @@ class LRP:
         assert relevance is not None
         return relevance
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles without the plans, which are made again at the first call."""
+        return {**self.__dict__, "_plans": OrderedDict()}
+
     def _plan(self, x: Tensor) -> Plan:
         """The plan for pictures of this size, made on first sight."""
         key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device)
@@ -134,43 +142,3 @@ class LRP:
         while len(self._plans) > _PLANS:
             self._plans.popitem(last=False)
         return plan
-
-    def _check(self, x: Tensor, start: str) -> None:
-        if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
-            given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"pictures must be a tensor (N, C, H, W) with at least one picture, got {given}")
-        if not x.is_floating_point():
-            raise InputError(f"pictures must be floating point and normalised as the network expects, got {x.dtype}")
-        if not x.isfinite().all():
-            raise InputError("pictures hold NaN or infinity")
-        check_start(start)
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        if any(tensor.is_meta for tensor in tensors):
-            raise InputError("the model is on the meta device and has no weights; load weights into it first")
-        quantized = next((m for m in self.model.modules() if "quantized" in type(m).__module__.split(".")), None)
-        if quantized is not None or any(tensor.is_quantized for tensor in tensors):
-            raise InputError("the model is quantised; explain the floating-point model that it was made from")
-        parameter = next((p for p in self.model.parameters() if p.is_floating_point()), None)
-        if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
-            raise InputError(
-                f"the model is {parameter.dtype} on {parameter.device}, the pictures are {x.dtype} on {x.device}; "
-                "move one to the other"
-            )
-        first = next((m for m in self.model.modules() if isinstance(m, nn.Conv2d)), None)
-        if first is not None and first.in_channels != x.shape[1]:
-            raise InputError(f"the network takes pictures of {first.in_channels} channels, got {x.shape[1]}")
-
-
-@contextmanager
-def _exact_kernels(x: Tensor) -> Iterator[None]:
-    """On CUDA, no TF32 and no kernel whose result depends on scheduling: the account must add up, twice the same."""
-    if x.device.type != "cuda":
-        yield
-        return
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = matmul

@@ -139,6 +139,10 @@ def explain(
     >>> e.overlay().size == e.picture.size
     True
     """
+    if not isinstance(picture, (str, Path)):
+        raise InputError(
+            f"picture must be a file's path, got {type(picture).__name__}; for tensors use LRP(model)(x) or load_method"
+        )
     network = default_model() if model is None else model if isinstance(model, nn.Module) else load_model(model)
     (result,) = explain_files([picture], network, method, target, quantize, preprocessing)
     if isinstance(result, HeadwaterError):

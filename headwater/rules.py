@@ -141,7 +141,7 @@ def hand_on(
     z = layer.apply(*terms[0], bias)
     for a, w in terms[1:]:
         z = z + layer.apply(a, w)
-    stable = z + torch.where(z < 0, -eps, eps) if eps else z
+    stable = torch.where(z < 0, z - eps, z + eps) if eps else z
     # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
     s = (relevance / stable).nan_to_num_(0.0, 0.0, 0.0)
     (a, w), *others = terms
@@ -442,7 +442,7 @@ class Gradient(Rule):
 
     def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
         output, back, *_ = torch.func.vjp(lambda *h: layer.run(h), *inputs)
-        gradients = back(relevance / (output + torch.where(output < 0, -self.eps, self.eps)))
+        gradients = back(relevance / torch.where(output < 0, output - self.eps, output + self.eps))
         return [h * gradient for h, gradient in zip(inputs, gradients, strict=True)]
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from headwater.checks import check_integers
 from headwater.errors import InputError, TraceError
 
 Start = Literal["probability", "logit", "one"]
@@ -81,23 +82,12 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
     count, classes = logits.shape
     if target is None:
         return logits.argmax(1)
-    if isinstance(target, bool) or not isinstance(target, (int, Tensor)):
-        raise InputError(f"target must be None, an int or a long tensor (N,), got {type(target).__name__}")
-    if isinstance(target, Tensor) and (target.is_floating_point() or target.dtype == torch.bool):
-        raise InputError(f"target must hold integers, got {target.dtype}")
-    chosen = torch.as_tensor(target, device=logits.device).long()
+    chosen = check_integers(target, "target", logits.device)
     if chosen.ndim > 1 or (chosen.ndim == 1 and len(chosen) != count):
         raise InputError(f"target must be one class or one a picture ({count}), got shape {tuple(chosen.shape)}")
     if ((chosen < 0) | (chosen >= classes)).any():
         raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
     return chosen.expand(count)
-
-
-def check_pictures(x: Tensor) -> None:
-    """Raise an ``InputError`` for what is no floating-point batch of pictures."""
-    if not isinstance(x, Tensor) or x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
-        given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"pictures must be a floating-point tensor (N, C, H, W), got {given}")
 
 
 def check_start(start: str) -> None:

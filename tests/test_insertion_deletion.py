@@ -152,9 +152,14 @@ def test_the_model_is_untouched_and_runs_as_in_eval_mode(tiny, pictures):
     ("change", "message"),
     [
         ({"heatmap": torch.rand(3, 17, 12)}, "larger than the pictures"),
-        ({"heatmap": torch.rand(2, 16, 12)}, "for as many"),
+        ({"heatmap": torch.rand(2, 16, 12)}, "2 maps for 3 pictures"),
         ({"heatmap": torch.full((3, 16, 12), float("nan"))}, "NaN"),
+        ({"heatmap": np.zeros((3, 16, 12))}, "got ndarray"),
+        ({"x": torch.zeros(3, 3, 16, 12, dtype=torch.uint8)}, "floating point and normalised"),
+        ({"x": torch.full((3, 3, 16, 12), float("nan"))}, "pictures hold NaN"),
         ({"label": 5}, "classes 0 to 4"),
+        ({"label": "cat"}, "label must be an int"),
+        ({"label": [1, 2]}, "one a picture"),
         ({"protocol": "own"}, "published, budget"),
         ({"step": 0}, "at least 1"),
         ({"baseline": "white"}, "black, mean, blur"),
@@ -162,9 +167,9 @@ def test_the_model_is_untouched_and_runs_as_in_eval_mode(tiny, pictures):
     ],
 )
 def test_bad_arguments(tiny, pictures, change, message):
-    arguments = {"heatmap": torch.rand(3, 16, 12), "label": 1, "step": 50, **change}
+    arguments = {"x": pictures, "heatmap": torch.rand(3, 16, 12), "label": 1, "step": 50, **change}
     with pytest.raises(InputError, match=message):
-        hw.insertion_deletion(tiny, pictures, **arguments)
+        hw.insertion_deletion(tiny, **arguments)
 
 
 def test_a_constant_map_has_the_largest_difference_there_is_under_published(tiny, pictures):

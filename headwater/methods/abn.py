@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headwater.checks import check_pictures
 from headwater.errors import InputError
 from headwater.explanation import Explanation
 from headwater.graph import skeleton
-from headwater.seed import Target, check_pictures, check_target
+from headwater.modes import computing
+from headwater.seed import Target, check_target
 
 
 def has_attention(model: nn.Module) -> bool:
@@ -37,17 +38,19 @@ class AttentionMap:
             )
         self.model = model
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, target: Target = None) -> Explanation:
         """Explain pictures ``(N, C, H, W)``.
 
         Raises:
             InputError: the pictures or the target do not fit.
         """
-        check_pictures(x)
-        said = skeleton(self.model).attend(x)  # type: ignore[operator]
+        check_pictures(x, self.model)
+        with computing(x):
+            said = skeleton(self.model).attend(x)  # type: ignore[operator]
+            attention = functional.interpolate(
+                said.attention[:, None], x.shape[2:], mode="bilinear", align_corners=False
+            )
         classes = check_target(target, said.logits)
-        attention = functional.interpolate(said.attention[:, None], x.shape[2:], mode="bilinear", align_corners=False)
         return Explanation(
             heatmap=attention[:, 0],
             logits=said.logits,

@@ -18,11 +18,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from headwater.checks import check_pictures
 from headwater.errors import InputError, MissingDependencyError, TraceError
 from headwater.explanation import Explanation
 from headwater.graph import Graph, trace
 from headwater.methods.rebuilt import Rebuilt
-from headwater.seed import Target, check_pictures, check_target
+from headwater.modes import computing, detached
+from headwater.seed import Target, check_target
 
 _GRAPHS = 8  # picture sizes for which the list of operations is kept
 
@@ -47,10 +49,11 @@ class Baseline(ABC):
             InputError: the pictures or the target do not fit.
             TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
         """
-        check_pictures(x)
-        x = x.detach()
-        with _isolated():
-            network = Rebuilt(self._graph(x), self.model, self._addition())
+        check_pictures(x, self.model)
+        graph = self._graph(x)
+        with computing(x, gradients=True), _quietly():
+            x = detached(x)
+            network = Rebuilt(graph, self.model, self._addition())
             with torch.no_grad():
                 logits = network(x)
             if logits.ndim != 2:
@@ -187,14 +190,14 @@ class Random(Baseline):
             positions = torch.arange(1, picture.numel() + 1, dtype=torch.float64)
             number = int((picture.flatten() * positions.cos()).sum().mul(1e6).round().item())
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
-            maps.append(torch.rand(picture.shape[1:], generator=generator))
+            maps.append(torch.rand(picture.shape[1:], generator=generator, dtype=torch.float32))
         return torch.stack(maps).to(x), None
 
 
 @contextlib.contextmanager
-def _isolated() -> Iterator[None]:
-    """With gradients, whatever the caller's mode, and without the libraries' warnings about their own hooks."""
-    with torch.enable_grad(), warnings.catch_warnings():
+def _quietly() -> Iterator[None]:
+    """Without the libraries' warnings about their own hooks."""
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(forward, backward|Setting|required_grads|non-full backward).*")
         yield
 

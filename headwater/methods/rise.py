@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headwater.checks import check_pictures
 from headwater.errors import InputError
 from headwater.explanation import Explanation
 from headwater.graph import skeleton
-from headwater.seed import Target, check_pictures, check_target
+from headwater.modes import computing
+from headwater.seed import Target, check_target
 
 Progress = Callable[[int, int], None]
 """Told after each batch: masks done, masks in all."""
@@ -67,14 +69,17 @@ class Rise:
         self.model, self.masks, self.cells, self.keep = model, masks, cells, keep
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, target: Target = None) -> Explanation:
         """Explain pictures ``(N, C, H, W)``; the predicted class where no target is given.
 
         Raises:
             InputError: the pictures or the target do not fit.
         """
-        check_pictures(x)
+        check_pictures(x, self.model)
+        with computing(x):
+            return self._explain(x.detach(), target)
+
+    def _explain(self, x: Tensor, target: Target) -> Explanation:
         network = skeleton(self.model)
         logits = network(x)
         if logits.ndim != 2:
@@ -103,7 +108,8 @@ class Rise:
         enlarged = [(self.cells + 1) * c for c in cell]
         for start in range(0, self.masks, self.batch_size):
             count = min(self.batch_size, self.masks - start)
-            grid = torch.rand((count, 1, self.cells + 1, self.cells + 1), generator=generator) < self.keep
+            size_of_grid = (count, 1, self.cells + 1, self.cells + 1)
+            grid = torch.rand(size_of_grid, generator=generator, dtype=torch.float32) < self.keep
             smooth = functional.interpolate(grid.to(like), enlarged, mode="bilinear", align_corners=False)[:, 0]
             shifts = torch.stack([torch.randint(0, c, (count,), generator=generator) for c in cell], 1).tolist()
             yield torch.stack([m[r : r + size[0], c : c + size[1]] for m, (r, c) in zip(smooth, shifts, strict=True)])

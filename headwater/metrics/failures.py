@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from headwater.checks import check_maps
 from headwater.metrics.localisation import relevance_mass
 
 Failure = Literal["IA", "OA", "WA"]
@@ -24,10 +25,14 @@ def attended_area(heatmap: Tensor) -> Tensor:
     Returns:
         ``(N,)``, in [0, 1].
 
+    Raises:
+        InputError: wrong shape, or a map that is not finite.
+
     >>> import torch
     >>> attended_area(torch.tensor([[[2., 2.], [0., -1.]]])).tolist()
     [0.5]
     """
+    check_maps(heatmap)
     positive = heatmap.clamp(min=0).flatten(1).double()
     area = positive.sum(1).square() / positive.square().sum(1) / positive.shape[1]
     return area.nan_to_num(0.0).to(heatmap.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headwater.checks import check_integers, check_maps, check_pictures
 from headwater.errors import InputError
 from headwater.graph import skeleton
 
@@ -98,13 +99,18 @@ def insertion_deletion(
     >>> result.id.shape, result.insertion_curve.shape
     (torch.Size([2]), torch.Size([2, 9]))
     """
+    check_pictures(x, model)
+    check_maps(heatmap)
     _check(x, heatmap, protocol, step, batch_size)
     with torch.no_grad():
         network = skeleton(model)
-        rank, ordered = _rank(heatmap, resolution or tuple(x.shape[2:]), protocol, seed)
+        rank, ordered = _rank(heatmap.to(x.device), resolution or tuple(x.shape[2:]), protocol, seed)
         counts = _counts(ordered, protocol, step)
         missing = _missing(x, baseline, mean, std)
-        labels = torch.as_tensor(label, device=x.device).long().expand(len(x))
+        labels = check_integers(label, "label", x.device)
+        if labels.shape not in ((), (len(x),)):
+            raise InputError(f"label must be one class or one a picture ({len(x)}), got shape {tuple(labels.shape)}")
+        labels = labels.expand(len(x))
         curves = _curves(network, x, missing, rank, counts, labels, batch_size)
     fraction = counts / rank[0].numel()
     widths = fraction.diff() if protocol == "budget" else torch.full_like(fraction[:, 1:], 1 / (counts.shape[1] - 1))
@@ -210,17 +216,12 @@ def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int
         raise InputError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
     if step < 1 or batch_size < 1:
         raise InputError(f"step and batch_size must be at least 1, got {step} and {batch_size}")
-    if x.ndim != 4 or heatmap.ndim != 3 or len(x) != len(heatmap) or 0 in x.shape:
-        raise InputError(
-            "pictures must be (N, C, H, W) and maps (N, h, w) for as many; "
-            f"got {tuple(x.shape)}, {tuple(heatmap.shape)}"
-        )
+    if len(x) != len(heatmap):
+        raise InputError(f"there must be one map a picture, got {len(heatmap)} maps for {len(x)} pictures")
     if heatmap.shape[1] > x.shape[2] or heatmap.shape[2] > x.shape[3]:
         raise InputError(
             f"maps of {tuple(heatmap.shape[1:])} are larger than the pictures {tuple(x.shape[2:])}; reduce them first"
         )
-    if not heatmap.is_floating_point() or not heatmap.isfinite().all():
-        raise InputError("the maps must be floating point, without NaN or infinity")
 
 
 def _check_labels(labels: Tensor, logits: Tensor) -> None:

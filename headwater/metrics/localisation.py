@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headwater.checks import check_maps
 from headwater.errors import InputError
 
 
@@ -69,10 +70,9 @@ def relevance_rank(heatmap: Tensor, mask: Tensor) -> Tensor:
 
 def _flat(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Maps in the mask's size and masks, both ``(N, pixels)``."""
-    if heatmap.ndim != 3 or mask.ndim != 3 or len(heatmap) != len(mask):
+    check_maps(heatmap)
+    if mask.ndim != 3 or len(heatmap) != len(mask):
         raise InputError(f"maps and masks must be (N, H, W), got {tuple(heatmap.shape)} and {tuple(mask.shape)}")
-    if not heatmap.is_floating_point() or not heatmap.isfinite().all():
-        raise InputError("the maps must be floating point, without NaN or infinity")
     inside = (mask != 0).to(heatmap.device)
     if not inside.flatten(1).any(1).all():
         raise InputError("a mask is empty; leave out pictures without a box")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwater.errors import InputError
+from headwater.checks import check_maps
 
 
 def gini(heatmap: Tensor) -> Tensor:
@@ -30,8 +30,7 @@ def gini(heatmap: Tensor) -> Tensor:
     >>> gini(torch.tensor([[[0., 0.], [0., 4.]], [[1., 1.], [1., 1.]]])).tolist()
     [0.75, 0.0]
     """
-    if heatmap.ndim != 3 or not heatmap.is_floating_point() or not heatmap.isfinite().all():
-        raise InputError(f"maps must be finite and floating point (N, H, W), got {tuple(heatmap.shape)}")
+    check_maps(heatmap)
     values = heatmap.abs().flatten(1).double().sort(dim=1)[0]
     count = values.shape[1]
     places = (count - torch.arange(1, count + 1, device=values.device) + 0.5) / count

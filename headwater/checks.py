@@ -1,0 +1,75 @@
+"""What is refused before any work begins: pictures, maps and networks that cannot be what is meant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headwater.errors import InputError
+
+
+def check_pictures(x: Any, model: nn.Module) -> None:
+    """Pictures that ``model`` can take.
+
+    Raises:
+        InputError: ``x`` is no floating-point batch ``(N, C, H, W)``, holds NaN or infinity, or is of another dtype,
+            device or number of channels than the model; ``model`` is no module, has no weights or is quantised.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
+        given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"pictures must be a tensor (N, C, H, W) with at least one picture, got {given}")
+    if not x.is_floating_point():
+        raise InputError(f"pictures must be floating point and normalised as the network expects, got {x.dtype}")
+    if not x.isfinite().all():
+        raise InputError("pictures hold NaN or infinity")
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta for tensor in tensors):
+        raise InputError("the model is on the meta device and has no weights; load weights into it first")
+    quantized = next((m for m in model.modules() if "quantized" in type(m).__module__.split(".")), None)
+    if quantized is not None or any(tensor.is_quantized for tensor in tensors):
+        raise InputError("the model is quantised; explain the floating-point model that it was made from")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
+        raise InputError(
+            f"the model is {parameter.dtype} on {parameter.device}, the pictures are {x.dtype} on {x.device}; "
+            "move one to the other"
+        )
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != x.shape[1]:
+        raise InputError(f"the network takes pictures of {first.in_channels} channels, got {x.shape[1]}")
+
+
+def check_maps(heatmap: Any, ndim: int | None = 3) -> None:
+    """Maps ``(N, H, W)``, or ``(..., H, W)`` where ``ndim`` is ``None``.
+
+    Raises:
+        InputError: wrong shape or dtype, or not finite.
+    """
+    wanted = "(..., H, W)" if ndim is None else "(N, H, W)"
+    if not isinstance(heatmap, Tensor):
+        raise InputError(f"maps must be a floating point tensor {wanted}, got {type(heatmap).__name__}")
+    fits = heatmap.ndim >= 2 if ndim is None else heatmap.ndim == ndim
+    if not fits or heatmap.numel() == 0 or not heatmap.is_floating_point():
+        raise InputError(f"maps must be floating point {wanted}, got {heatmap.dtype} {tuple(heatmap.shape)}")
+    if not heatmap.isfinite().all():
+        raise InputError("the maps hold NaN or infinity")
+
+
+def check_integers(given: Any, what: str, device: torch.device | str | None = None) -> Tensor:
+    """An int, a list of them or an integer tensor, as a long tensor.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        numbers = given if isinstance(given, Tensor) else torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        numbers = None
+    if numbers is None or numbers.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
+        shown = given.dtype if isinstance(given, Tensor) else f"{type(given).__name__} {given!r}"
+        raise InputError(f"{what} must be an int or a long tensor (N,), got {shown}")
+    return numbers.to(device, torch.long)

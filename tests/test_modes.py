@@ -1,0 +1,138 @@
+"""A map is the same whatever modes of torch the caller has switched on, and whatever other threads do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torchvision
+from conftest import TinyResidual, settle
+from torch.nn.utils import prune
+
+import headwater as hw
+from headwater import modes
+from headwater.errors import TraceError
+from headwater.methods.rise import Rise
+from headwater.models.abn import AttentionBranchNetwork
+
+
+@contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+MODES = {
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "inference mode": torch.inference_mode,
+    "no gradients": torch.no_grad,
+    "double by default": lambda: default_dtype(torch.float64),
+}
+METHODS = [name for name in hw.list_methods() if name not in ("rise", "abn")]
+
+
+def made(name, model):
+    return Rise(model, masks=20, cells=4) if name == "rise" else hw.load_method(name, model)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        (name, mode)
+        for name in (*METHODS, "rise")
+        for mode in MODES
+        if (name, mode) != ("scorecam", "double by default")  # the library's own scores are of the default dtype
+    ],
+)
+def test_the_callers_modes_change_nothing(tiny, pictures, name, mode):
+    expected = made(name, tiny)(pictures, 1)
+    with MODES[mode]():
+        e = made(name, tiny)(pictures, 1)
+        assert torch.is_inference_mode_enabled() == (mode == "inference mode")
+        assert torch.is_autocast_enabled("cpu") == (mode == "autocast")
+    assert torch.equal(e.heatmap, expected.heatmap)
+
+
+def test_nor_do_they_change_an_attention_map():
+    torch.manual_seed(0)
+    model = AttentionBranchNetwork(torchvision.models.resnet18(num_classes=3)).eval()
+    x = torch.rand(2, 3, 64, 64)
+    expected = hw.load_method("abn", model)(x).heatmap
+    for mode in MODES.values():
+        with mode():
+            assert torch.equal(hw.load_method("abn", model)(x).heatmap, expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_pictures_made_in_inference_mode(tiny, pictures, name):
+    with torch.inference_mode():
+        inferred = pictures.clone()
+    method = hw.load_method(name, tiny)
+    assert torch.equal(method(inferred, 1).heatmap, method(pictures, 1).heatmap)
+
+
+def test_a_model_made_in_inference_mode_says_so(pictures):
+    with torch.inference_mode():
+        model = settle(TinyResidual())
+    for name in ("otsuki2024", "gradcam"):
+        with pytest.raises(TraceError, match=r"made in torch\.inference_mode"):
+            hw.load_method(name, model)(pictures)
+
+
+def test_threads_that_trace_at_the_same_time_give_the_same_bits(tiny):
+    x = torch.rand(2, 3, 64, 64)
+    expected = hw.LRP(tiny)(x).heatmap
+    with ThreadPoolExecutor(4) as pool:
+        for e in pool.map(lambda _: hw.LRP(tiny)(x), range(8)):
+            assert torch.equal(e.heatmap, expected)
+
+
+def test_tracing_waits_for_sweeps_and_sweeps_for_tracing(pictures):
+    order, swept, entered = [], threading.Event(), threading.Event()
+
+    def trace():
+        with modes.tracing(pictures):
+            order.append("traced")
+
+    def sweep():
+        with modes.computing(pictures):
+            entered.set()
+            swept.wait(10)
+            order.append("swept")
+
+    first, second = threading.Thread(target=sweep), threading.Thread(target=trace)
+    first.start()
+    assert entered.wait(10)
+    second.start()
+    second.join(0.1)
+    assert second.is_alive() and order == []
+    with modes.computing(pictures):  # another sweep is not kept waiting
+        swept.set()
+        first.join(10)
+    second.join(10)
+    assert order == ["swept", "traced"]
+
+
+def test_copies_and_pickles_explain_alike(tiny, pictures):
+    lrp = hw.LRP(tiny)
+    expected = lrp(pictures).heatmap
+    for copied in (copy.deepcopy(lrp), pickle.loads(pickle.dumps(lrp))):
+        assert torch.equal(copied(pictures).heatmap, expected)
+
+
+def test_a_pruned_network_is_explained_and_left_as_it_was(tiny, pictures):
+    prune.l1_unstructured(tiny.block1.conv1, "weight", 0.5)
+    made_by_pruning = tiny.block1.conv1.weight
+    e = hw.LRP(tiny)(pictures)
+    assert tiny.block1.conv1.weight is made_by_pruning
+    torch.testing.assert_close(e.logits, tiny(pictures).detach())
+    prune.remove(tiny.block1.conv1, "weight")
+    torch.testing.assert_close(hw.LRP(tiny)(pictures).heatmap, e.heatmap)
