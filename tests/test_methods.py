@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -65,6 +66,25 @@ def test_pictures_stay_apart_and_the_same_call_gives_the_same_map(tiny, pictures
     largest = together.abs().amax((1, 2), keepdim=True)
     alone = torch.cat([method(one[None]).heatmap for one in pictures])
     assert ((together - alone).abs() <= 1e-4 * largest).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_score_cam_needs_no_more_memory_for_more_pictures():
+    program = """
+import re, torch, headwater as hw
+from pathlib import Path
+model = torch.nn.Sequential(
+    torch.nn.Conv2d(3, 256, 8, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(256, 2)
+)
+method = hw.load_method("scorecam", model)
+for count in (1, 12):
+    method(torch.rand(count, 3, 128, 128))
+    print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    one, twelve = (int(line) * 1024 for line in done.stdout.split())
+    assert twelve - one < 200e6  # the pictures of all channels of eleven more are 550e6
 
 
 @pytest.mark.parametrize("name", BASELINES)

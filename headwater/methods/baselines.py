@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -167,9 +168,11 @@ class CAM(Baseline):
         silence = io.StringIO()  # the library draws a progress bar for every picture
         with self.algorithm(model=network, target_layers=[network.feature_map()]) as cam:
             cam.compute_input_gradient, cam.batch_size = cam.uses_gradients, self.batch_size
+            # Methods that mask hold every channel's picture at once: one picture at a time, so that memory is bounded.
+            size = len(x) if cam.uses_gradients else 1
             with contextlib.redirect_stderr(silence):
-                maps = cam(input_tensor=x, targets=targets)
-        return torch.from_numpy(maps).to(x), None
+                maps = [cam(x[k : k + size], targets[k : k + size]) for k in range(0, len(x), size)]
+        return torch.from_numpy(np.concatenate(maps)).to(x), None
 
 
 class Random(Baseline):
