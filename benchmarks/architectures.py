@@ -33,11 +33,11 @@ LIMIT = 1e-5
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network to try: its name for torchvision or timm, its family, and the two picture sizes."""
+    """A network to try: its name for torchvision or timm, its family, and the picture sizes; none: its own."""
 
     name: str
     family: str
-    sizes: tuple[tuple[int, int], tuple[int, int]] = FREE
+    sizes: tuple[tuple[int, int], ...] = FREE
     built_for_size: bool = False
 
     @property
@@ -97,6 +97,30 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("timm:hgnet_tiny", "PP-HGNet", FREE),
 )
 
+OTHERS = tuple(
+    Architecture(f"timm:{name}", "timm", sizes=())
+    for name in (
+        *("beit_base_patch16_224", "halonet_h1", "repvgg_a0", "cait_xxs24_224", "coat_tiny", "convit_tiny"),
+        *("tresnet_m", "convmixer_768_32", "convnext_atto", "cpubone_nano", "crossvit_tiny_240", "csatv2"),
+        *("cs3darknet_focus_s", "cspnext_tiny", "davit_tiny", "dla46x_c", "dpn48b", "edgenext_xx_small"),
+        *("efficientformer_l1", "volo_d1_224", "efficientformerv2_s0", "efficientvim_m1", "efficientvit_b0"),
+        *("efficientvit_m0", "fasternet_t0", "fastvit_t8", "vit_tiny_patch16_dinov3_qkvb", "focalnet_tiny_srf"),
+        *("gcvit_xxtiny", "ghostnet_050", "hardcorenas_b", "hgnetv2_b0", "hiera_tiny_224", "iformer_t"),
+        *("inception_next_atto", "inception_resnet_v2", "inception_v4", "lcnetv2_small", "levit_128s"),
+        *("lowformer_b0", "mambaout_femto", "caformer_s18", "poolformerv2_s12", "vgg11", "gmlp_ti16_224"),
+        *("mobilenetv3_small_050", "mobilenetv4_conv_small", "mobilevit_xxs", "mvitv2_tiny", "xception41"),
+        *("naflexvit_base_patch16_gap", "nasnetalarge", "nest_tiny", "nextvit_small", "nf_resnet26"),
+        *("pit_ti_224", "pnasnet5large", "pvt_v2_b0", "rdnet_tiny", "repghostnet_050", "repvit_m1"),
+        *("res2next50", "rexnet_100", "legacy_seresnet18", "sequencer2d_s", "shvit_s1", "starnet_s050"),
+        *("swiftformer_xs", "swin_s3_tiny_224", "swinv2_cr_tiny_224", "tiny_vit_5m_224"),
+        *("tnt_s_legacy_patch16_224", "twins_svt_small", "visformer_tiny", "vit_tiny_r_s16_p8_224"),
+        *("vit_relpos_small_patch16_224", "vitamin_small_224", "ese_vovnet19b_slim_dw", "legacy_xception"),
+        *("haloregnetz_b", "lamhalobotnet50ts_256", "bat_resnext26ts", "gcresnet33ts", "regnetz_b16"),
+    )
+)
+"""One network of each other module of timm, the smallest that is not made for tests, up to 448 x 448 pixels and 100
+million parameters, and some with attention in a ResNet."""
+
 GALLERY = (
     *("resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "regnet_y_400mf", "mobilenet_v2"),
     *("mobilenet_v3_large", "efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "densenet121", "inception_v3"),
@@ -129,6 +153,14 @@ def build(architecture: Architecture, size: tuple[int, int], seed: int = 0, clas
                 options = {"image_size": size[0]}
             model = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
         return settle(model, size)
+
+
+def own_size(architecture: Architecture) -> tuple[int, int]:
+    """The picture size that timm has for a network."""
+    import timm
+
+    _, height, width = timm.get_pretrained_cfg(architecture.name.removeprefix("timm:")).input_size
+    return height, width
 
 
 @torch.no_grad()
@@ -166,7 +198,7 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
     """Explain ``batch`` pictures of noise at each size and compare relevance with the seed at every cut."""
     at_input, at_cuts = [], []
     row = Row(architecture)
-    for size in dict.fromkeys(architecture.sizes):
+    for size in dict.fromkeys(architecture.sizes or [own_size(architecture)]):
         model = build(architecture, size)
         x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
         lrp = hw.LRP(model, output=architecture.output)
@@ -211,19 +243,38 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row]) -> str:
-    """The documentation page with the table."""
+def short_table(rows: Sequence[Row], columns: int = 3) -> str:
+    """The worst error of each, several networks a line, as Markdown; what could not be explained below it."""
     explained = [row for row in rows if not row.problem]
-    good = sum(row.at_cuts <= LIMIT for row in explained)
+    lines = ["| network | worst error " * columns + "|", "|---|--:" * columns + "|"]
+    for start in range(0, len(explained), columns):
+        part = explained[start : start + columns]
+        cells = [f"| `{row.architecture.name}` | {max(row.at_input, row.at_cuts):.1e} " for row in part]
+        lines.append("".join(cells) + "| | " * (columns - len(part)) + "|")
+    problems = [f"\n`{row.architecture.name}` is not explained: {row.problem}." for row in rows if row.problem]
+    return "\n".join(lines + problems)
+
+
+def conserved(rows: Sequence[Row]) -> int:
+    return sum(not row.problem and row.at_cuts <= LIMIT for row in rows)
+
+
+def page(rows: Sequence[Row], others: Sequence[Row]) -> str:
+    """The documentation page with the tables."""
     return f"""# What was tried
 
-{good} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the picture and at every cut:
-every value that all paths from the picture to the output cross, found from the graph. Composite `otsuki2024`, random
-weights, normalisation statistics of noise, batches of four, two picture sizes (96 x 96 and 97 x 121; 128 x 128 where
-patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the worst of all. torch
-{torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
+{conserved(rows)} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the picture and at
+every cut: every value that all paths from the picture to the output cross, found from the graph. Composite
+`otsuki2024`, random weights, normalisation statistics of noise, batches of four, two picture sizes (96 x 96 and
+97 x 121; 128 x 128 where patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the
+worst of all. torch {torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
 
 {table(rows)}
+
+Further, a network of every other module of timm (the smallest, up to 448 x 448 pixels and 100 million parameters), and
+some ResNets with attention, each at the size that timm has for it: {conserved(others)} of {len(others)}.
+
+{short_table(others)}
 
 One picture through twenty of them, by `python -m benchmarks.architectures --gallery`. The weights are **random**: what
 shows is what the architecture alone does with relevance, its strides, windows and patches, not what a trained network
@@ -255,12 +306,13 @@ def main() -> None:
     if arguments.gallery:
         print(write_bytes(ROOT / "docs" / "images" / "architectures.png", gallery(arguments.picture)))
         return
-    rows = []
+    rows: list[Row] = []
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for row in pool.map(measure, ARCHITECTURES):
+        for row in pool.map(measure, (*ARCHITECTURES, *OTHERS)):
             rows.append(row)
             print(table(rows[-1:]).splitlines()[-1], flush=True)
-    print(write_text(ROOT / "docs" / "architectures.md", page(rows)))
+    first = len(ARCHITECTURES)
+    print(write_text(ROOT / "docs" / "architectures.md", page(rows[:first], rows[first:])))
 
 
 if __name__ == "__main__":

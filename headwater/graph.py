@@ -228,8 +228,9 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
     with tracing(x), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*assigned during export.*")  # a pruned weight, in the skeleton
         program = _export(skeleton(model), x)
-        if any(_mutates_a_view(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})  # rewrites writes into views; costs seconds: only where needed
+        if any(node.op == "get_attr" or _mutates_a_view(node) for node in program.graph.nodes):
+            # Rewrites writes into views and opens what is wrapped in a mode (autocast); costs seconds.
+            program = program.run_decompositions({})
     chosen = _chosen_output(program, output, type(model).__name__)
     reader = _Reader(program)
     for node in program.graph.nodes:

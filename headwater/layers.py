@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ class MaxPool(Layer):
 
 
 class Winner(Layer):
-    """Any other maximum over a window or a dimension: its derivative is one at the largest value, zero elsewhere."""
+    """Any other maximum, over a window, a dimension or several values: its derivative is one at the largest."""
 
     category = "max_pool"
 
@@ -157,7 +157,7 @@ class Rearrange(Layer):
         """Whether outputs may be no input's: padding, a class token put in front, parts that are written over."""
         if self.operation.kind in ("cat", "concat", "stack"):
             return len(self.operation.args[0]) > len(self.operation.inputs)
-        return self.operation.kind in ("pad", "constant_pad_nd", "slice_scatter", "select_scatter", "copy")
+        return self.operation.kind in ("pad", "constant_pad_nd", "slice_scatter", "select_scatter", "copy", "im2col")
 
 
 class Product(Layer):
@@ -379,7 +379,7 @@ class Average(Linear):
     category = "average"
 
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
-        back, *_ = torch.func.vjp(lambda h: self.run([h]), like)[1](s)
+        back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)
         return torch.empty_like(like).copy_(back)
 
     @property
@@ -395,6 +395,19 @@ class Average(Linear):
 
     def in_place(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         return self.transpose(r / self.apply(torch.ones_like(like), None), None, like)
+
+
+class Bicubic(Average):
+    """Bicubic interpolation. Some of its weights are negative, so relevance passes it as a bilinear one."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        packet = getattr(aten, operation.kind.replace("bicubic", "bilinear"))
+        target = getattr(packet, cast(torch._ops.OpOverload, operation.target)._overloadname)
+        self.bilinear = Layer(replace(operation, target=target), lookup)
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        return self.bilinear.run([h])
 
 
 class AveragePool(Average):
@@ -446,7 +459,7 @@ def register_layer(factory: LayerFactory, *kinds: str) -> None:
 def layer_for(operation: Operation, lookup: Lookup) -> Layer:
     """The layer that stands for ``operation``; :class:`Unknown` if nothing is registered for its kind."""
     layer = _LAYERS.get(operation.kind, Unknown)(operation, lookup)
-    one = isinstance(layer, (Linear, Elementwise, MaxPool, Winner))
+    one = isinstance(layer, (Linear, Elementwise, MaxPool))
     # Two values of the picture, as in a convolution whose kernel the picture makes: not what these classes stand for.
     return Unknown(operation, lookup) if one and len(operation.inputs) != 1 else layer
 
@@ -473,6 +486,12 @@ def _mean(operation: Operation, lookup: Lookup) -> Layer:
     return (Mean if len(operation.args) > 1 or "dim" in operation.kwargs else Unknown)(operation, lookup)
 
 
+def _maximum(operation: Operation, lookup: Lookup) -> Layer:
+    """Of several values, or over named dimensions; one over everything would mix the pictures."""
+    named = len(operation.args) > 1 or "dim" in operation.kwargs
+    return (Winner if named else Unknown)(operation, lookup)
+
+
 def _sum(operation: Operation, lookup: Lookup) -> Layer:
     return (Average if len(operation.args) > 1 or "dim" in operation.kwargs else Unknown)(operation, lookup)
 
@@ -490,12 +509,15 @@ register_layer(
     Average,
     *("avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool3d"),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d"),
+    *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "col2im"),
 )
+register_layer(Bicubic, "upsample_bicubic2d", "_upsample_bicubic2d_aa")
 register_layer(MaxPool, "max_pool2d")
 register_layer(
     Winner,
-    *("max_pool1d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d", "amax"),
+    *("max_pool1d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d"),
 )
+register_layer(_maximum, "amax", "max", "maximum")
 register_layer(Join, "add", "sub")
 register_layer(_product, "mul", "div")
 register_layer(Activation, "relu")
@@ -503,6 +525,7 @@ register_layer(BatchNorm, "batch_norm")
 register_layer(
     Elementwise,
     *("relu6", "hardtanh", "leaky_relu", "prelu", "elu", "celu", "selu", "silu", "hardswish", "gelu", "mish", "tanh"),
+    *("square", "abs", "exp", "log", "log1p", "rsqrt", "sin", "cos", "softshrink", "threshold", "log_softmax"),
     *("softplus", "softsign", "sigmoid", "hardsigmoid", "log_sigmoid", "clamp", "clamp_min", "clamp_max", "hardshrink"),
     *("layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"),
     *("_native_batch_norm_legit_no_training", "softmax", "_softmax", "neg", "pow", "sqrt", "addcmul"),
@@ -516,5 +539,5 @@ register_layer(
     *("channel_shuffle", "slice", "select", "narrow", "index", "chunk", "split", "split_with_sizes", "unbind"),
     *("cat", "concat", "stack", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "numpy_T"),
     *("mT", "adjoint", "matrix_H", "index_select"),
-    *("slice_scatter", "select_scatter", "unfold", "view_as", "reshape_as", "tensor_split", "hsplit", "copy"),
+    *("slice_scatter", "select_scatter", "unfold", "im2col", "view_as", "reshape_as", "tensor_split", "hsplit", "copy"),
 )

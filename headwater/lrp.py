@@ -91,26 +91,27 @@ class LRP:
         if isinstance(checkpoints, str) and checkpoints != "cuts":
             raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
         if checkpoints == "cuts":
-            places, account = {}, Account(add_up=plan.graph.cuts())
+            account = Account(len(x), add_up=plan.graph.cuts())
+            places = {name: name for name in account.add_up}
         else:
             places = {module: plan.input_of(module) for module in checkpoints}
-            account = Account(keep=set(places.values()))
+            account = Account(len(x), keep=set(places.values()))
         with computing(x):
             plan.weights.refresh()
             laid_out = detached(x).contiguous(memory_format=torch.channels_last)
             output, values, shapes = plan.forward(laid_out)
             begin = make_seed(output, len(x), target, start, region)
             relevance = plan.backward(begin.seed, values, shapes, account)
-        relevances = {module: account.relevance[name] for module, name in places.items()}
-        totals = {module: total(r) for module, r in relevances.items()} | account.totals
+        seed = total(begin.relevance[:, None], len(x))
+        totals = {place: account.totals[name] for place, name in places.items() if name in account.totals}
         return Explanation(
             heatmap=relevance.sum(1),
             logits=begin.logits,
             probability=begin.probability,
             target=begin.target,
             relevance=relevance.contiguous(),
-            checkpoints=relevances,
-            conservation=Conservation(total(begin.relevance[:, None]), total(relevance), totals),
+            checkpoints={place: account.relevance[name] for place, name in places.items() if name in account.relevance},
+            conservation=Conservation(seed, total(relevance, len(x)), totals),
             flow=plan.flow(account),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,13 +43,15 @@ class Account:
     """What the walk back is asked to keep, by names of values, and what it has kept.
 
     Attributes:
-        keep: values whose relevance is kept.
+        count: number of pictures, N.
+        keep: values whose relevance is kept, and summed.
         add_up: values whose relevance is only summed, a number a picture.
         relevance: of the values in ``keep``.
-        totals: of the values in ``add_up``, each ``(N,)``.
+        totals: of the values in ``keep`` and ``add_up``, each ``(N,)``.
         joins: for each join that relevance reached, the sums of its shares, ``(N, inputs)``.
     """
 
+    count: int
     keep: Collection[str] = ()
     add_up: Collection[str] = ()
     relevance: dict[str, Tensor] = field(default_factory=dict)
@@ -59,26 +62,30 @@ class Account:
         """See the relevance of a value, which may be written over afterwards; ``batch`` is its batch dimension."""
         if name in self.keep:
             self.relevance[name] = relevance.clone()
-        if name in self.add_up:
-            self.totals[name] = total(relevance.movedim(batch, 0))
+        if name in self.keep or name in self.add_up:
+            self.totals[name] = total(relevance.movedim(batch, 0), self.count)
 
-    def note_join(self, name: str, shares: Sequence[Tensor | None], count: int) -> None:
+    def note_join(self, name: str, shares: Sequence[Tensor | None], batch: int = 0) -> None:
         """See how a join has divided what reached it."""
         like = next(share for share in shares if share is not None)
-        none = like.new_zeros(count)
-        sums = [none if share is None else _per_picture(share) for share in shares]
+        none = like.new_zeros(self.count)
+        sums = [none if s is None else _per_picture(s.movedim(batch, 0), self.count, s.dtype) for s in shares]
         self.joins[name] = torch.stack(sums, 1)
 
 
-def total(relevance: Tensor) -> Tensor:
-    """Sum over each picture, in double precision so that the summing adds no error of its own; values ``(N, ...)``."""
-    return _per_picture(relevance, torch.float64 if relevance.device.type != "mps" else torch.float32)
+def total(relevance: Tensor, count: int) -> Tensor:
+    """Sum over each of ``count`` pictures, in double precision so that the summing adds no error of its own."""
+    return _per_picture(relevance, count, torch.float64 if relevance.device.type != "mps" else torch.float32)
 
 
-def _per_picture(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Sums over dimensions as they lie: flattening a channels-last tensor would copy it."""
+def _per_picture(values: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """Sums of values ``(N, ...)``, or ``(N * k, ...)`` where a picture's k windows are counted with the pictures.
+
+    Over dimensions as they lie: flattening a channels-last tensor would copy it.
+    """
     dimensions = list(range(1, values.ndim))
-    return values.sum(dimensions, dtype=dtype) if dimensions else values.to(dtype or values.dtype)
+    sums = values.sum(dimensions, dtype=dtype) if dimensions else values.to(dtype)
+    return sums if len(sums) == count else sums.view(count, -1).sum(1)
 
 
 class Plan:
@@ -87,7 +94,7 @@ class Plan:
     def __init__(self, graph: Graph, composite: Composite, weights: WeightStore) -> None:
         self.graph = graph
         self.weights = weights
-        self._constants: dict[str, Any] = {}
+        self._constants = threading.local()
         self._plain, main = self._separate(graph)
         self.layers = self._group(main, composite)
         rules = composite.assign(graph, self.layers)
@@ -120,18 +127,19 @@ class Plan:
         for step in reversed(self.steps):
             arriving = relevance.pop(step.output, None)
             if arriving is not None and step.rule is not None:
-                account.note(step.output, arriving, self._batch_dimension(step.output))
+                batch = self._batch_dimension(step.output)
+                account.note(step.output, arriving, batch)
                 inputs = [
                     values[name] if step.rule.keeps_inputs else self._blank(shapes[name], seed) for name in step.inputs
                 ]
                 shares = step.rule(step.layer, self._prepared(step), inputs, arriving)
                 if isinstance(step.rule, Split):
-                    account.note_join(step.output, shares, len(seed))
+                    account.note_join(step.output, shares, batch)
                 for name, share in zip(step.inputs, shares, strict=True):
                     if share is not None:
                         relevance[name] = relevance[name].add_(share) if name in relevance else share
             elif step.output in account.keep:  # a branch that was left out, or a gate's
-                account.note(step.output, seed.new_zeros(shapes[step.output]))
+                account.note(step.output, seed.new_zeros(shapes[step.output]), self._batch_dimension(step.output))
             for name in step.forgets:
                 values.pop(name, None)
         picture = relevance.pop(self.graph.input)
@@ -183,7 +191,7 @@ class Plan:
         if isinstance(leaf, Constant):
             return leaf.tensor
         if isinstance(leaf, Value):
-            return self._constants[leaf.name]
+            return self._constants.values[leaf.name]
         return leaf
 
     @staticmethod
@@ -194,11 +202,12 @@ class Plan:
         return plain, [operation for operation in graph.operations if operation.name not in names]
 
     def _compute_plain(self, x: Tensor) -> None:
-        self._constants = {self.graph.input: x}
+        values: dict[str, Any] = {self.graph.input: x}
+        self._constants.values = values  # each thread its own, which may explain another number of pictures
         for operation in self._plain:
             args, kwargs = operation.bind(self._lookup)
-            self._constants[operation.name] = operation.target(*args, **kwargs)
-        del self._constants[self.graph.input]
+            values[operation.name] = operation.target(*args, **kwargs)
+        del values[self.graph.input]
 
     # -- making the steps ---------------------------------------------------------------------------------------------
 

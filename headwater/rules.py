@@ -393,9 +393,9 @@ class WinnerTakesAll(Rule):
     def __call__(
         self, layer: MaxPool | Winner, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
-        (h,) = inputs
         if isinstance(layer, Winner):
-            return torch.func.vjp(lambda h: layer.run([h]), h)[1](relevance)
+            return torch.func.vjp(lambda *h: layer.run(h), *inputs)[1](relevance)
+        (h,) = inputs
         kernel, stride, padding, dilation, ceil = layer.settings
         _, indices = aten.max_pool2d_with_indices(h, kernel, stride, padding, dilation, ceil)
         return [aten.max_pool2d_with_indices_backward(relevance, h, kernel, stride, padding, dilation, ceil, indices)]

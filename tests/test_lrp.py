@@ -238,7 +238,7 @@ def test_the_sweep_has_no_data_dependent_python_and_compiles_whole(tiny, picture
 
     def sweep(x, seed):
         _, values, shapes = plan.forward(x)
-        return plan.backward(seed, values, shapes, Account())
+        return plan.backward(seed, values, shapes, Account(len(x)))
 
     seed = torch.zeros(3, 5)
     seed[:, 1] = expected.probability
@@ -379,6 +379,13 @@ def test_checkpoints_that_cannot_be_are_clear_errors(tiny, pictures):
 def test_bad_pictures(tiny, x, message):
     with pytest.raises(InputError, match=message):
         hw.LRP(tiny)(x)
+
+
+def test_the_first_convolution_need_not_see_the_picture_itself():
+    model = nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    assert (hw.LRP(model)(torch.rand(2, 3, 16, 16)).conservation.error < 1e-6).all()
+    with pytest.raises(InputError, match="48 channels, got 4"):
+        hw.LRP(model)(torch.rand(2, 4, 16, 16))
 
 
 @pytest.mark.parametrize(

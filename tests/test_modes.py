@@ -95,6 +95,29 @@ def test_threads_that_trace_at_the_same_time_give_the_same_bits(tiny):
             assert torch.equal(e.heatmap, expected)
 
 
+def test_threads_may_share_an_lrp_and_bring_batches_of_any_size():
+    class Tokens(torch.nn.Module):
+        """Its shapes, and a token for each picture, are computed from the number of pictures."""
+
+        def __init__(self):
+            super().__init__()
+            self.patches, self.token = torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Parameter(torch.rand(1, 1, 4))
+            self.head = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = self.patches(x).flatten(2).mT
+            h = torch.cat([self.token.expand(x.shape[0], -1, -1), h], 1).reshape(x.shape[0] * 17, 4).relu()
+            return self.head(h.view(x.shape[0], 17, 4).mean(1))
+
+    torch.manual_seed(0)
+    lrp, x = hw.LRP(Tokens()), torch.rand(16, 3, 16, 16)
+    expected = lrp(x, 1).relevance
+    sizes = [1, 3, 16, 2, 5, 8] * 20
+    with ThreadPoolExecutor(4) as pool:
+        for size, e in zip(sizes, pool.map(lambda size: lrp(x[:size], 1), sizes), strict=True):
+            torch.testing.assert_close(e.relevance, expected[:size])
+
+
 def test_tracing_waits_for_sweeps_and_sweeps_for_tracing(pictures):
     order, swept, entered = [], threading.Event(), threading.Event()
 

@@ -48,6 +48,17 @@ def with_token(h, token):
     return torch.cat([token.weight.expand(len(h), 1, -1), h.flatten(2).mT], 1)
 
 
+def without_autocast(h, conv):
+    with torch.autocast("cpu", enabled=False):
+        return conv(h).relu()
+
+
+def windows(h, conv):
+    """Six windows a picture, counted with the pictures."""
+    cut = h.view(-1, 8, 3, 4, 2, 5).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 5)
+    return conv(cut).relu().view(-1, 6 * 8, 4, 5)
+
+
 OPERATIONS = {
     **{
         type(module).__name__: Net(lambda h, m: m(h), module)
@@ -70,6 +81,17 @@ OPERATIONS = {
     "dilated": Net(lambda h, m: m(h), nn.Conv2d(8, 4, 3, dilation=3)),
     "average with padding": Net(lambda h, m: m(h), nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
     "bilinear": Net(lambda h: f.interpolate(h, (7, 9), mode="bilinear", align_corners=True)),
+    "bilinear, antialiased": Net(lambda h: f.interpolate(h, (7, 9), mode="bilinear", antialias=True)),
+    "bicubic": Net(lambda h: f.interpolate(h, (7, 9), mode="bicubic")),
+    "bicubic, antialiased": Net(lambda h: f.interpolate(h, (7, 9), mode="bicubic", antialias=True)),
+    "nearest exact": Net(lambda h: f.interpolate(h, (7, 9), mode="nearest-exact")),
+    "unfold and fold": Net(lambda h: f.fold(f.unfold(h, 3, padding=1).relu(), (12, 10), 3, padding=1)),
+    "largest channel": Net(lambda h: h.max(1, keepdim=True)[0]),
+    "largest pixel": Net(lambda h: h.amax((2, 3))),
+    "larger of two": Net(lambda h, a: torch.maximum(a(h), h), nn.Conv2d(8, 8, 1)),
+    "larger of two halves": Net(lambda h: torch.max(*h.chunk(2, 1))),
+    "a mode of its own": Net(without_autocast, nn.Conv2d(8, 8, 3)),
+    "windows": Net(windows, nn.Conv2d(8, 8, 3, padding=1)),
     "concatenation": Net(lambda h, a, b: torch.cat([a(h), h, b(h)], 1), nn.Conv2d(8, 2, 1), nn.Conv2d(8, 3, 1)),
     "chunks": Net(lambda h: (lambda a, b: torch.cat([b, a.relu()], 1))(*h.chunk(2, 1))),
     "split in three": Net(lambda h: torch.stack(h.split((2, 3, 3), 1)[1:]).sum(0)),
