@@ -100,7 +100,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 OTHERS = tuple(
     Architecture(f"timm:{name}", "timm", sizes=())
     for name in (
-        *("beit_base_patch16_224", "halonet_h1", "repvgg_a0", "cait_xxs24_224", "coat_tiny", "convit_tiny"),
+        *("beit_base_patch16_224", "halonet26t", "repvgg_a0", "cait_xxs24_224", "coat_tiny", "convit_tiny"),
         *("tresnet_m", "convmixer_768_32", "convnext_atto", "cpubone_nano", "crossvit_tiny_240", "csatv2"),
         *("cs3darknet_focus_s", "cspnext_tiny", "davit_tiny", "dla46x_c", "dpn48b", "edgenext_xx_small"),
         *("efficientformer_l1", "volo_d1_224", "efficientformerv2_s0", "efficientvim_m1", "efficientvit_b0"),

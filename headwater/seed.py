@@ -77,9 +77,16 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
     """The explained class of each picture, long ``(N,)``, given a score a class ``(N, K)``.
 
     Raises:
-        InputError: wrong type, shape or range.
+        InputError: wrong type, shape or range, or scores that are not finite.
     """
     count, classes = logits.shape
+    finite = logits.isfinite().all(1)
+    if not finite.all():
+        which = [k for k, fine in enumerate(finite.tolist()) if not fine]
+        raise InputError(
+            f"the network's output holds NaN or infinity for pictures {which} of this batch; a map made from it would "
+            "mean nothing. In half precision, try float32"
+        )
     if target is None:
         return logits.argmax(1)
     chosen = check_integers(target, "target", logits.device)

@@ -405,6 +405,15 @@ def test_bad_targets(tiny, pictures, target, message):
         hw.LRP(tiny)(pictures, target=target)
 
 
+def test_an_output_that_overflows_is_refused(tiny, pictures):
+    with torch.no_grad():
+        tiny.head.weight[1] = torch.finfo(torch.float32).max
+        tiny.head.bias[1] = torch.finfo(torch.float32).max
+    for method in (hw.LRP(tiny), hw.load_method("gradient-x-input", tiny)):
+        with pytest.raises(InputError, match=r"output holds NaN or infinity for pictures \[0, 1, 2\]"):
+            method(pictures)
+
+
 def test_other_bad_arguments(tiny, pictures):
     with pytest.raises(InputError, match="start must be one of"):
         hw.LRP(tiny)(pictures, start="two")

@@ -166,7 +166,8 @@ class CAM(Baseline):
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         targets = [self.make_target(index) for index in classes.tolist()]
         silence = io.StringIO()  # the library draws a progress bar for every picture
-        with self.algorithm(model=network, target_layers=[network.feature_map()]) as cam:
+        feature_map, channels = network.feature_map()
+        with self.algorithm(network, [feature_map], lambda features: features.movedim(channels, 1)) as cam:
             cam.compute_input_gradient, cam.batch_size = cam.uses_gradients, self.batch_size
             # Methods that mask hold every channel's picture at once: one picture at a time, so that memory is bounded.
             size = len(x) if cam.uses_gradients else 1

@@ -7,6 +7,7 @@ so nothing that a library does to modules, hooks or gradients reaches the user's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -61,19 +62,35 @@ class Rebuilt(nn.Module):
             return self.tensors[leaf.name]
         return leaf.tensor if isinstance(leaf, Constant) else leaf
 
-    def feature_map(self) -> nn.Module:
-        """The call that makes the last feature map ``(N, C, H, W)`` of more than one pixel, for CAM methods.
+    def feature_map(self) -> tuple[nn.Module, int]:
+        """The call that makes the last feature map, and that map's dimension of channels, for CAM methods.
 
-        In a ResNet this is the last block's output.
+        It is what the last pooling or flattening of more than one pixel takes; in a ResNet the last block's output, and
+        1. Channels come last where that is a mean over the other two dimensions, as in some transformers.
 
         Raises:
-            InputError: there is none, as in a vision transformer.
+            InputError: there is none, as in a vision transformer without windows.
         """
+        shapes = self.graph.shapes
         for operation in reversed(self.graph.operations):
-            shape = self.graph.shapes.get(operation.name, ())
-            if operation.inputs and len(shape) == 4 and (shape[2] or 0) * (shape[3] or 0) > 1:
-                return self.calls[operation.name]
+            name = operation.inputs[0] if operation.inputs else ""
+            shape = shapes.get(name, ())
+            if len(shape) != 4 or shape[0] != self.graph.batch or name not in self.calls:
+                continue
+            flattens = operation.kind in ("flatten", "view", "reshape") and len(shapes[operation.name]) == 2
+            dims: set[int] = set()
+            if operation.kind in ("mean", "sum", "amax"):
+                given = Layer(operation, self._lookup).argument(1, "dim") or ()
+                dims = {d % 4 for d in ([given] if isinstance(given, int) else given)}
+            if not (flattens or dims in ({2, 3}, {1, 2}) or operation.kind in _POOLING):
+                continue
+            channels = 3 if dims == {1, 2} else 1
+            if math.prod(size or 0 for d, size in enumerate(shape) if d not in (0, channels)) > 1:
+                return self.calls[name], channels
         raise InputError("the network has no feature map (N, C, H, W) of more than one pixel; CAM methods need one")
+
+
+_POOLING = ("avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 
 
 class _Call(nn.Module):
