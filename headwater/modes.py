@@ -4,31 +4,58 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
+_CUDNN: Any = torch.backends.cudnn
+_EXACT_KERNELS: tuple[tuple[Any, str, Any], ...] = (
+    (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    (_CUDNN.conv, "fp32_precision", "ieee"),
+    (_CUDNN.rnn, "fp32_precision", "ieee"),
+    (_CUDNN, "deterministic", True),
+    (_CUDNN, "benchmark", False),
+)
+"""On CUDA: no TF32 and no kernel whose result depends on scheduling, so that the account adds up, twice the same."""
+
 
 class _Turns:
-    """Any number of sweeps side by side, or one tracing alone."""
+    """Any number of sweeps side by side, or one tracing alone.
+
+    torch's choice of kernels is the process's, not a thread's: the first sweep that needs exact ones makes it, the last
+    of all sweeps puts back what was there.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._sweeping = 0
         self._tracing = False
+        self._kernels_before: list[Any] | None = None
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def beside(self, exact_kernels: bool) -> Iterator[None]:
         with self._changed:
             self._changed.wait_for(lambda: not self._tracing)
             self._sweeping += 1
+            if exact_kernels and self._kernels_before is None:
+                self._kernels_before = [getattr(owner, name) for owner, name, _ in _EXACT_KERNELS]
+                self._set_kernels([value for _, _, value in _EXACT_KERNELS])
         try:
             yield
         finally:
             with self._changed:
                 self._sweeping -= 1
+                if not self._sweeping and self._kernels_before is not None:
+                    self._set_kernels(self._kernels_before)
+                    self._kernels_before = None
                 self._changed.notify_all()
+
+    @staticmethod
+    def _set_kernels(values: list[Any]) -> None:
+        for (owner, name, _), value in zip(_EXACT_KERNELS, values, strict=True):
+            setattr(owner, name, value)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -59,12 +86,7 @@ def computing(x: Tensor, gradients: bool = False) -> Iterator[None]:
 
     Not to be entered while tracing is still to come in the same thread.
     """
-    with _TURNS.beside(), _plain(x, gradients), ExitStack() as stack:
-        if x.device.type == "cuda":
-            flags = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            stack.enter_context(flags)
-            stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", torch.backends.cuda.matmul.allow_tf32)
-            torch.backends.cuda.matmul.allow_tf32 = False
+    with _TURNS.beside(exact_kernels=x.device.type == "cuda"), _plain(x, gradients):
         yield
 
 

@@ -144,6 +144,31 @@ def test_tracing_waits_for_sweeps_and_sweeps_for_tracing(pictures):
     assert order == ["swept", "traced"]
 
 
+@pytest.mark.parametrize("precision", ["none", "tf32", "ieee"])
+def test_exact_kernels_are_on_while_any_sweep_runs_and_put_back_after_the_last(precision):
+    def kernels():
+        return [getattr(owner, name) for owner, name, _ in modes._EXACT_KERNELS]
+
+    turns, exact = modes._Turns(), [value for _, _, value in modes._EXACT_KERNELS]
+    started_with = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        before = kernels()
+        assert before[0] == precision
+        with turns.beside(exact_kernels=False):
+            assert kernels() == before
+        first, second = turns.beside(exact_kernels=True), turns.beside(exact_kernels=True)
+        first.__enter__()
+        second.__enter__()
+        assert kernels() == exact
+        first.__exit__(None, None, None)
+        assert kernels() == exact
+        second.__exit__(None, None, None)
+        assert kernels() == before
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = started_with
+
+
 def test_copies_and_pickles_explain_alike(tiny, pictures):
     lrp = hw.LRP(tiny)
     expected = lrp(pictures).heatmap
