@@ -10,6 +10,7 @@ they have in practice. What cannot be explained is a row that says why.
 from __future__ import annotations
 
 import argparse
+import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -206,7 +207,7 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
         try:
             e = lrp(x, checkpoints="cuts", start=start)
         except hw.HeadwaterError as error:
-            return Row(architecture, problem=str(error).split(";")[0])
+            return Row(architecture, problem=re.split(r"[;.] ", str(error))[0])
         assert e.conservation is not None and e.flow is not None and e.relevance is not None
         assert e.relevance.isfinite().all(), architecture.name
         graph = lrp.graph(x)

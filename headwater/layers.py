@@ -182,7 +182,7 @@ class Unknown(Layer):
         raise UnsupportedOperationError(
             f"operation {kind!r} in module {self.operation.module or '(the model itself)'!r} has no rule. "
             f"To add one: headwater.register_rule({kind!r}, headwater.rules.Pass()) if relevance may pass it "
-            f"unchanged, or a rule of your own. Known are {', '.join(sorted(_LAYERS))}."
+            "unchanged, or a rule of your own (docs/extending.md). docs/operations.md lists what has one."
         )
 
 
