@@ -129,6 +129,58 @@ def test_the_model_is_untouched(tiny, pictures, name):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize(
+    ("name", "algorithm", "options"),
+    [
+        ("gradient-x-input", "InputXGradient", {}),
+        ("integrated-gradients", "IntegratedGradients", {"n_steps": 50}),
+        ("guided-backprop", "GuidedBackprop", {}),
+        ("deeplift", "DeepLift", {}),
+        ("lrp-epsilon", "LRP", {}),
+    ],
+)
+def test_numbers_are_captums_own(plain, pictures, name, algorithm, options):
+    import captum.attr
+
+    expected = getattr(captum.attr, algorithm)(plain).attribute(pictures.clone().requires_grad_(), target=2, **options)
+    relevance = hw.load_method(name, plain)(pictures, 2).relevance
+    torch.testing.assert_close(relevance, expected.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_gradcam_is_its_formula(plain, pictures):
+    features = plain.features(pictures)
+    logits = plain.head(plain.pool(features).flatten(1))
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), features)
+    cam = (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu().detach()
+
+    def scaled(maps):
+        maps = maps - maps.amin((1, 2), keepdim=True)
+        return maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
+
+    expected = nn.functional.interpolate(scaled(cam)[:, None], (16, 12), mode="bilinear", align_corners=False)[:, 0]
+    expected = scaled(expected)
+    heatmap = hw.load_method("gradcam", plain)(pictures, 1).heatmap
+    torch.testing.assert_close(heatmap, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_cam_layer_of_a_resnet_is_its_last_block():
+    model = torchvision.models.resnet18(num_classes=5).eval()
+    x = torch.randn(1, 3, 64, 64)
+    network, seen = Rebuilt(trace(model, x), model), []
+    network.feature_map()[0].register_forward_hook(lambda m, i, o: seen.append(o))
+    network(x)
+    blocks = []
+    model.layer4[1].register_forward_hook(lambda m, i, o: blocks.append(o))
+    model(x)
+    torch.testing.assert_close(seen[0], blocks[0])
+
+
+def test_a_network_without_feature_maps_has_no_cam(pictures):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(576, 4)).eval()
+    with pytest.raises(InputError, match="no feature map"):
+        hw.load_method("gradcam", model)(pictures)
+
+
 LAST_MAPS = {
     "convnext_tiny": (1, 768, 7, 7),
     "swin_t": (1, 768, 7, 7),
