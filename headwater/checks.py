@@ -71,8 +71,8 @@ def check_maps(heatmap: Any, ndim: int | None = 3) -> None:
         raise InputError("the maps hold NaN or infinity")
 
 
-def check_integers(given: Any, what: str, device: torch.device | str | None = None) -> Tensor:
-    """An int, a list of them or an integer tensor, as a long tensor.
+def check_classes(given: Any, what: str, count: int, device: torch.device) -> Tensor:
+    """One class or one for each of ``count`` pictures: an int, a list or an integer tensor, as long ``()`` or ``(N,)``.
 
     Raises:
         InputError: it is something else.
@@ -84,4 +84,6 @@ def check_integers(given: Any, what: str, device: torch.device | str | None = No
     if numbers is None or numbers.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64):
         shown = given.dtype if isinstance(given, Tensor) else f"{type(given).__name__} {given!r}"
         raise InputError(f"{what} must be an int or a long tensor (N,), got {shown}")
+    if numbers.shape not in ((), (count,)):
+        raise InputError(f"{what} must be one class or one a picture ({count}), got shape {tuple(numbers.shape)}")
     return numbers.to(device, torch.long)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from headwater.checks import check_integers
+from headwater.checks import check_classes
 from headwater.errors import InputError, TraceError
 
 Start = Literal["probability", "logit", "one"]
@@ -89,9 +89,7 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
         )
     if target is None:
         return logits.argmax(1)
-    chosen = check_integers(target, "target", logits.device)
-    if chosen.ndim > 1 or (chosen.ndim == 1 and len(chosen) != count):
-        raise InputError(f"target must be one class or one a picture ({count}), got shape {tuple(chosen.shape)}")
+    chosen = check_classes(target, "target", count, logits.device)
     if ((chosen < 0) | (chosen >= classes)).any():
         raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
     return chosen.expand(count)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.checks import check_integers, check_maps, check_pictures
+from headwater.checks import check_classes, check_maps, check_pictures
 from headwater.errors import InputError
 from headwater.graph import skeleton
 
@@ -107,10 +107,7 @@ def insertion_deletion(
         rank, ordered = _rank(heatmap.to(x.device), resolution or tuple(x.shape[2:]), protocol, seed)
         counts = _counts(ordered, protocol, step)
         missing = _missing(x, baseline, mean, std)
-        labels = check_integers(label, "label", x.device)
-        if labels.shape not in ((), (len(x),)):
-            raise InputError(f"label must be one class or one a picture ({len(x)}), got shape {tuple(labels.shape)}")
-        labels = labels.expand(len(x))
+        labels = check_classes(label, "label", len(x), x.device).expand(len(x))
         curves = _curves(network, x, missing, rank, counts, labels, batch_size)
     fraction = counts / rank[0].numel()
     widths = fraction.diff() if protocol == "budget" else torch.full_like(fraction[:, 1:], 1 / (counts.shape[1] - 1))
