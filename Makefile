@@ -3,17 +3,26 @@
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 15
 
-.PHONY: demo test docs bench clean
+.PHONY: demo test test-all coverage lint docs bench clean
 
 demo: .venv/ready
 	$(BIN)/headwater explain examples/tabby.jpg examples/espresso.jpg --model tiny20 --out demo
 
-test: .venv/ready-dev
+test: lint
+	$(PYTEST) -m 'not full'
+
+test-all: lint
+	$(PYTEST)
+
+coverage: .venv/ready-dev
+	$(PYTEST) -m 'not full' --cov headwater --cov-branch --cov-report term
+
+lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 docs: .venv/ready-dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

@@ -24,19 +24,23 @@ class Finished:
 
 
 def started(
-    *arguments: str, stdout: Path | str = os.devnull, stderr: Path | str = os.devnull, **environment: str
+    *arguments: str,
+    stdout: Path | str = os.devnull,
+    stderr: Path | str = os.devnull,
+    cwd: Path | None = None,
+    **environment: str,
 ) -> ForkServerProcess:
     """A running ``headwater ARGUMENTS``; what it prints goes to the files."""
-    process = _PROCESSES.Process(target=_main, args=(arguments, str(stdout), str(stderr), environment))
+    process = _PROCESSES.Process(target=_main, args=(arguments, str(stdout), str(stderr), cwd, environment))
     process.start()
     return process
 
 
-def headwater(*arguments: str, **environment: str) -> Finished:
+def headwater(*arguments: str, cwd: Path | None = None, **environment: str) -> Finished:
     """``headwater ARGUMENTS``, run to its end."""
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        process = started(*arguments, stdout=stdout, stderr=stderr, **environment)
+        process = started(*arguments, stdout=stdout, stderr=stderr, cwd=cwd, **environment)
         process.join(300)
         if process.is_alive():
             process.kill()
@@ -44,10 +48,12 @@ def headwater(*arguments: str, **environment: str) -> Finished:
         return Finished(process.exitcode, stdout.read_text(), stderr.read_text())
 
 
-def _main(arguments: tuple[str, ...], stdout: str, stderr: str, environment: dict[str, str]) -> None:
+def _main(arguments: tuple[str, ...], stdout: str, stderr: str, cwd: Path | None, environment: dict[str, str]) -> None:
     for number, path in ((1, stdout), (2, stderr)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(environment)
+    if cwd is not None:
+        os.chdir(cwd)
     sys.argv = ["headwater", *arguments]
     from headwater.cli import main
 

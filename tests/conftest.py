@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def pytest_configure() -> None:
+    """``HEADWATER_ONEDNN=0``: torch's own kernels, which round otherwise, as on processors that oneDNN is not for."""
+    if os.environ.get("HEADWATER_ONEDNN") == "0":
+        torch.backends.mkldnn.set_flags(False)
 
 
 @pytest.fixture(scope="session")

@@ -246,7 +246,6 @@ def test_stopped_in_the_middle_of_an_epoch_it_ends_in_the_same_weights(run, data
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.slow
 def test_the_command_trains_five_seeds_and_survives_a_kill(data, tmp_path):
     def arguments(out, seeds):
         options = "--weights none --arch resnet18 --size 32 --epochs 2 --validation 4 --batch-size 4"

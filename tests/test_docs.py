@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import doctest
-import os
 import re
-import subprocess
-import sys
+import shlex
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from command import headwater
 from conftest import EXAMPLES
 
 ROOT = EXAMPLES.parent
@@ -39,10 +39,8 @@ def test_commands(page, tmp_path):
     for line in "\n".join(fences(page, "")).splitlines():
         if not line.startswith("headwater explain examples/"):
             continue
-        command = f"{sys.executable} -m {line} --out {tmp_path}"
-        done = subprocess.run(
-            command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
-        )
+        words = [sorted(map(str, ROOT.glob(word))) if "*" in word else [word] for word in shlex.split(line)[1:]]
+        done = headwater(*chain(*words), "--out", str(tmp_path), cwd=ROOT)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     if page.name in ("README.md", "quickstart.md"):
         assert list(tmp_path.iterdir()), "the page shows at least one command that a newcomer can run as it stands"

@@ -309,12 +309,12 @@ def test_wrong_layouts_say_what_was_found_and_expected(tmp_path):
 
 
 def test_the_command_writes_tables_and_curves(shared, tmp_path):
-    options = "--model tiny20 --samples 20 --step 400 --methods otsuki2024,random --out"
+    options = "--model tiny20 --samples 4 --step 400 --methods otsuki2024,random --out"
     arguments = [*options.split(), str(tmp_path)]
     done = headwater("evaluate", "--data", str(shared / "data" / "tiny20"), *arguments, "--randomise", "1")
     assert done.returncode == 0, done.stderr
     assert "| `otsuki2024` |" in done.stdout
-    assert "20 of 20 pictures" in done.stdout
+    assert "4 of 4 pictures" in done.stdout
     names = {
         "results.parquet",
         "summary.csv",
@@ -332,15 +332,15 @@ def test_the_command_writes_tables_and_curves(shared, tmp_path):
     assert "seed: 42 there, 1 asked" in again.stderr
 
 
-@pytest.mark.slow
-def test_killed_at_ten_random_moments_the_table_is_the_same(shared, tmp_path):
+@pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.full)])
+def test_killed_at_random_moments_the_table_is_the_same(shared, tmp_path, kills):
     options = "--model tiny20 --samples 20 --batch-size 1 --methods otsuki2024,random --protocol budget --step 256"
     arguments = ["evaluate", "--data", str(shared / "data" / "tiny20"), *options.split(), "--out"]
     began = time.monotonic()
     assert headwater(*arguments, str(tmp_path / "whole")).returncode == 0
     chunk = (time.monotonic() - began) / 20
     moments = random.Random(0)
-    for chunks in range(10):
+    for chunks in range(kills):
         process = started(*arguments, str(tmp_path / "killed"))
         while len(list(tmp_path.glob("killed/rows/*.parquet"))) < chunks and process.is_alive():
             time.sleep(0.01)

@@ -12,8 +12,19 @@ from benchmarks.architectures import ARCHITECTURES, LIMIT, measure
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+QUICK = (
+    *("resnet18", "mobilenet_v3_small", "convnext_tiny", "swin_t", "fcn_resnet50", "timm:deit_tiny_patch16_224"),
+    *("timm:ecaresnet26t", "timm:skresnet18", "timm:resnetv2_50x1_bit", "timm:convnextv2_atto"),
+    *("timm:efficientnet_lite0", "timm:hrnet_w18_small"),
+)
+"""What `make test` runs: chosen greedily, by kinds of operation with their rules per second, until every kind that
+test_operations.py does not have (and every kind of rule) is met in a whole network. `make test-all` runs all."""
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(a, id=a.name, marks=[] if a.name in QUICK else pytest.mark.full) for a in ARCHITECTURES],
+)
 def test_relevance_is_conserved_at_every_cut(architecture):
     if architecture.name.startswith("timm:"):
         pytest.importorskip("timm")

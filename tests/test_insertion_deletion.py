@@ -26,8 +26,7 @@ class MeanBrightness(nn.Module):
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("kind", ["raw", "hq"])
 def test_published_protocol_agrees_with_the_authors_curves(parity, index, kind):
     model, x = parity.build("resnet18"), parity.inputs(2)[index : index + 1]

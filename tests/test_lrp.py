@@ -41,9 +41,17 @@ def test_double_precision_conserves_to_1e_10(tiny, pictures, composite):
     assert worst < 1e-10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", FAMILY)
-@pytest.mark.parametrize("composite", EXACT)
+QUICK = {*((composite, "resnet18") for composite in EXACT), ("otsuki2024", "resnext50_32x4d")}
+
+
+@pytest.mark.parametrize(
+    ("composite", "arch"),
+    [
+        pytest.param(composite, arch, marks=[] if (composite, arch) in QUICK else pytest.mark.full)
+        for composite in EXACT
+        for arch in FAMILY
+    ],
+)
 def test_every_torchvision_resnet_conserves_at_every_block(arch, composite):
     torch.manual_seed(0)
     model = settle(torchvision.models.get_model(arch, weights=None))
@@ -57,7 +65,7 @@ def test_every_torchvision_resnet_conserves_at_every_block(arch, composite):
         assert e.relevance.isfinite().all()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("composite", ["otsuki2024", "otsuki2024-i"])
 def test_a_batch_of_eight_conserves(composite):
     model = settle(torchvision.models.resnet50(weights=None))
@@ -186,18 +194,28 @@ def test_doublet2024_is_gradient_times_input_up_to_one_factor_a_picture(parity):
 # -- batches, determinism ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("composite", [*EXACT, "otsuki2024-published", "otsuki2024-mixture", "doublet2024"])
+POSITIVE = [*EXACT, "otsuki2024-published"]
+"""Composites whose denominators are sums of terms of one sign."""
+SIGNED = ["otsuki2024-mixture", "doublet2024"]
+"""Composites that divide by sums of terms of both signs, which may cancel down to the stabiliser."""
+
+
+@pytest.mark.parametrize("composite", [*POSITIVE, *SIGNED])
 def test_pictures_do_not_influence_each_other(tiny, pictures, composite):
-    lrp = hw.LRP(tiny, composite)
+    # A kernel may add in another order when the batch is another. In double precision (u = 1.1e-16) some ten layers of
+    # sums of at most 108 terms of one sign differ by less than 10 * 108 * u = 1.2e-13. A sum of both signs amplifies
+    # that by its sum of absolute values over the stabiliser, here less than 10 / 1e-6.
+    limit = 1e-12 if composite in POSITIVE else 1.2e-6
+    lrp, pictures = hw.LRP(tiny.double(), composite), pictures.double()
     together = lrp(pictures, target=1).heatmap
     turned = lrp(pictures.flip(0), target=1).heatmap.flip(0)
     loud = lrp(torch.cat([pictures[:1], 100 * pictures[1:]]), target=1).heatmap[0]
     for k in range(3):
         alone = lrp(pictures[k : k + 1], target=1).heatmap[0]
         size = alone.abs().max()
-        assert (together[k] - alone).abs().max() <= 1e-6 * size
-        assert (turned[k] - alone).abs().max() <= 1e-6 * size
-    assert (loud - together[0]).abs().max() <= 1e-6 * loud.abs().max()
+        assert (together[k] - alone).abs().max() <= limit * size
+        assert (turned[k] - alone).abs().max() <= limit * size
+    assert (loud - together[0]).abs().max() <= limit * loud.abs().max()
 
 
 def test_the_same_call_gives_the_same_bits(tiny, pictures):

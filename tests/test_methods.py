@@ -60,12 +60,17 @@ def test_every_method_has_one_interface(tiny, pictures, name):
 
 @pytest.mark.parametrize("name", BASELINES)
 def test_pictures_stay_apart_and_the_same_call_gives_the_same_map(tiny, pictures, name):
+    if name != "scorecam":
+        tiny, pictures = tiny.double(), pictures.double()
     method = hw.load_method(name, tiny)
     together = method(pictures).heatmap
     assert torch.equal(together, hw.load_method(name, tiny)(pictures).heatmap)
     largest = together.abs().amax((1, 2), keepdim=True)
     alone = torch.cat([method(one[None]).heatmap for one in pictures])
-    assert ((together - alone).abs() <= 1e-4 * largest).all()
+    # Kernels may add in another order for another batch: u = 1.1e-16, sums of at most 108 terms, ten layers, and rules
+    # that divide by sums as small as 1e-6 of their terms. The CAM library always computes in single precision.
+    limit = 1e-4 if name == "scorecam" else 1e-6
+    assert ((together - alone).abs() <= limit * largest).all()
 
 
 @pytest.mark.parametrize("name", ["gradcam", "scorecam"])
@@ -88,7 +93,7 @@ def test_a_cam_of_features_whose_channels_come_last(name):
     torch.testing.assert_close(hw.load_method(name, last)(x, 1).heatmap, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_score_cam_needs_no_more_memory_for_more_pictures():
     program = """
@@ -205,9 +210,14 @@ def test_the_cam_layer_is_the_last_feature_map_of_any_network(name):
     assert (shapes, channels) == ([LAST_MAPS[name]], 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in BASELINES if n != "scorecam"])
-@pytest.mark.parametrize("arch", ["resnet50", "efficientnet_b0", "densenet121"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        "resnet18",
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("resnet50", "efficientnet_b0", "densenet121")),
+    ],
+)
 def test_methods_work_on_real_architectures(arch, name):
     torch.manual_seed(0)
     model = settle(torchvision.models.get_model(arch, weights=None, num_classes=7))

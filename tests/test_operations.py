@@ -27,10 +27,10 @@ class Net(nn.Module):
         return self.head(self.function(self.stem(x), *self.parts).flatten(1))
 
 
-def attention(h, qkv, out):
+def attention(h, qkv, out, mask=None):
     n, c = h.shape[:2]
     q, k, v = qkv(h.flatten(2).mT).unflatten(-1, (3, 2, c // 2)).permute(2, 0, 3, 1, 4)
-    h = f.scaled_dot_product_attention(q, k, v)
+    h = f.scaled_dot_product_attention(q, k, v, mask)
     return out(h.mT.reshape(n, -1, c))
 
 
@@ -113,6 +113,11 @@ OPERATIONS = {
     "square": Net(lambda h: h * h),
     "normalised by its length": Net(lambda h: h / h.norm(dim=1, keepdim=True)),
     "attention": Net(attention, nn.Linear(8, 24), nn.Linear(8, 8)),
+    "masked attention": Net(
+        lambda h, qkv, out: attention(h, qkv, out, torch.zeros(120, 120).fill_diagonal_(-torch.inf)),
+        nn.Linear(8, 24),
+        nn.Linear(8, 8),
+    ),
     "class token": Net(with_token, nn.Linear(8, 1)),
     "roll and permute": Net(shifted),
     "written over": Net(write_over),

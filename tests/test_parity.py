@@ -16,8 +16,14 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
-@pytest.mark.parametrize("key", NAMES)
+@pytest.mark.parametrize(
+    ("key", "arch"),
+    [
+        pytest.param(key, arch, marks=[] if arch == "resnet18" or key == "flows_skip" else pytest.mark.full)
+        for key in NAMES
+        for arch in ("resnet18", "resnet50")
+    ],
+)
 def test_published_composites_agree_with_the_authors_code(parity, arch, key):
     e = hw.LRP(parity.build(arch), NAMES[key])(parity.inputs(2))
     logits = parity.reference[f"{arch}/logits"]

@@ -133,7 +133,7 @@ def test_a_regression_begins_with_the_predicted_value(x, flat):
     assert (e.conservation.error < 1e-6).all()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fcn_resnet50_explains_a_class_at_a_pixel_and_over_a_region():
     torch.manual_seed(0)
     net = settle(torchvision.models.segmentation.fcn_resnet50(weights=None, weights_backbone=None, aux_loss=True))
