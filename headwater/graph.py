@@ -70,6 +70,16 @@ class Pick:
 
 
 @dataclass(frozen=True)
+class OnACopy:
+    """An operation that only exists in place, such as ``fill_diagonal_``, run on a copy of its first argument."""
+
+    target: Callable[..., Any]
+
+    def __call__(self, first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.target(first.clone(), *args, **kwargs)
+
+
+@dataclass(frozen=True)
 class BatchSize:
     """A size that is computed from the number of pictures, by torch's symbolic expression for it."""
 
@@ -164,7 +174,7 @@ class Graph:
 
 def operation_kind(target: Callable[..., Any]) -> str:
     """ATen's plain name of an overload (``aten.add_.Tensor`` is ``add``), or a Python function's name."""
-    if isinstance(target, Pick):
+    if isinstance(target, (Pick, OnACopy)):
         return operation_kind(target.target)
     if isinstance(target, BatchSize):
         return "size"
@@ -459,8 +469,8 @@ def _functional(target: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
         return copied, False  # torch has no derivative for it
     if not name.endswith("_") or name.startswith("__"):
         return target, False
-    packet = getattr(torch.ops.aten, name.rstrip("_"))
-    return getattr(packet, target._overloadname), True
+    twin = getattr(getattr(torch.ops.aten, name.rstrip("_"), None), target._overloadname, None)
+    return (OnACopy(target) if twin is None else twin), True
 
 
 def _mutates_a_view(node: torch.fx.Node) -> bool:
