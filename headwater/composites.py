@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import UserDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from headwater.blocks import Blocks, Group, find_groups
 from headwater.errors import InputError, UnsupportedOperationError
-from headwater.graph import Graph, ModuleCall, Operation
-from headwater.layers import Average, Block, Join, Layer, Linear, MatrixProduct, MaxPool, Product, Rearrange, Winner
+from headwater.graph import Graph, Operation
+from headwater.layers import (
+    Block,
+    Join,
+    Layer,
+    Linear,
+    Lookup,
+    MatrixProduct,
+    Product,
+    Rearrange,
+    joins_branches,
+    layer_for,
+    layer_version,
+)
+from headwater.reach import Entry, check_blocks, check_entries, is_for, path_of, takes_joins
 from headwater.rules import (
     Epsilon,
     Follow,
@@ -25,6 +41,10 @@ from headwater.rules import (
     ZPlus,
 )
 from headwater.splitting import Ratio, Splitting, Symmetric
+from headwater.structure import Structure
+
+Choice = Rule | Splitting
+"""What a composite names for a place: a rule; for a join also a splitting."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +52,35 @@ class Composite:
     """Rules for a network, by type of operation, by name of module, and by place.
 
     For an operation the first that applies is taken: ``names``, then ``first`` / ``last``, then ``after``, then
-    ``types`` by ATen name, then what :func:`register_rule` was told, then ``types`` by category. Joins are divided by
-    ``splitting``.
+    ``types`` by ATen name, then what :func:`register_rule` was told, then ``types`` by category. Joins that none of
+    these says anything about are divided by ``splitting``, blocks passed by ``block_rule``.
+
+    What reaches nothing is an error at the first call, which says what it could have reached. That holds for every
+    pattern of ``names`` and ``blocks``, in any composite; for ``types``, ``first``, ``last``, ``after`` and
+    ``blocks="residual"`` where ``strict`` is true.
 
     Attributes:
         name: what the composite is called.
         types: rule by ATen name (``"conv2d"``, ``"relu"``) or category (``"linear"``, ``"average"``, ``"max_pool"``,
-            ``"elementwise"``, ``"rearrange"``).
-        names: rule by pattern of the module path, such as ``"layer4.*"``; the first pattern that fits counts.
-        first: rule for linear operations with parameters that see the picture itself.
+            ``"elementwise"``, ``"rearrange"``, ``"product"``, ``"matrix_product"``); for joins (``"add"``, ``"sub"``,
+            or ``"join"`` for both) a splitting.
+        names: rule by pattern of the module path, such as ``"layer4.*"``; the first pattern that fits counts. A pattern
+            passes over operations that its rule is not for. A splitting, or a rule for joins, is for the joins in these
+            modules; a rule for any layer is also for a block that goes by the path.
+        first: rule for linear operations with parameters that see the image itself.
         last: rule for linear operations with parameters after which no other comes.
         after: ``(n, rule)``: rule for linear operations and averages after the n-th join.
         splitting: how relevance divides at joins.
         gates: who gets the relevance of a product of two values of the picture: ``"features"`` (all of it to what
             passes the gate, none to the gate) or ``"half"`` (each factor half). A gate is the factor that is broadcast,
             else the one that a sigmoid, softmax or another bounded function made; where neither tells, halves.
-        blocks: module paths (patterns) or class names whose operations are taken as one layer, ``block_rule`` for it.
+        blocks: whose operations are taken as one layer: module paths (patterns) or class names; or ``"residual"``, the
+            residual blocks that are found in the graph, see
+            :meth:`headwater.structure.Structure.residual_blocks`.
+        block_rule: the rule for blocks.
+        strict: whether ``types``, ``first``, ``last``, ``after`` and ``blocks="residual"`` must reach something in the
+            network. The presets serve every network, so theirs need not; what is made from them by
+            ``dataclasses.replace`` inherits that, unless it says ``strict=True``.
 
     >>> from dataclasses import replace
     >>> from headwater.rules import Gamma
@@ -57,91 +90,142 @@ class Composite:
     """
 
     name: str
-    types: Mapping[str, Rule]
-    names: Mapping[str, Rule] = field(default_factory=dict)
+    types: Mapping[str, Choice]
+    names: Mapping[str, Choice] = field(default_factory=dict)
     first: Rule | None = None
     last: Rule | None = None
     after: tuple[int, Rule] | None = None
     splitting: Splitting = field(default_factory=Ratio)
     gates: Literal["features", "half"] = "features"
-    blocks: tuple[str, ...] = ()
+    blocks: Blocks = ()
     block_rule: Rule = field(default_factory=Gradient)
-
-    def block(self, operation: Operation) -> ModuleCall | None:
-        """The outermost module call around ``operation`` that is taken as one layer."""
-        for call in operation.calls:
-            if call.kind in _REGISTERED or any(call.kind == p or fnmatchcase(call.path, p) for p in self.blocks):
-                return call
-        return None
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if self.gates not in ("features", "half"):
             raise InputError(f"gates must be 'features' or 'half', got {self.gates!r}")
+        if isinstance(self.blocks, str) and self.blocks != "residual":
+            raise InputError(f"blocks must be a tuple of paths and class names, or 'residual', got {self.blocks!r}")
+        if self.after is not None and not (isinstance(self.after, tuple) and len(self.after) == 2):
+            raise InputError(f"after must be (number of joins, rule), got {self.after!r}")
+        given = {"first": self.first, "last": self.last, "block_rule": self.block_rule}
+        given["after"] = None if self.after is None else self.after[1]
+        for place, rule in given.items():
+            if rule is not None and not isinstance(rule, Rule):
+                raise InputError(f"{place} must be a Rule object, got {rule!r}")
+        for table in ("names", "types"):
+            for key, choice in getattr(self, table).items():
+                if not isinstance(choice, Rule) and (isinstance(choice, type) or not hasattr(choice, "identity_skips")):
+                    raise InputError(
+                        f"{table}[{key!r}] must be a Rule object, or a splitting for joins; got {choice!r}"
+                    )
+
+    def find_blocks(self, graph: Graph, operations: Sequence[Operation], lookup: Lookup) -> list[Group]:
+        """The operations of ``graph`` that are taken as one layer, among those that the image's values enter.
+
+        Warns where ``blocks="residual"`` finds none and ``strict`` is false.
+
+        Raises:
+            InputError: an entry of ``blocks`` reaches nothing, or a module cannot be one layer.
+        """
+        if self.blocks != "residual":
+            found = find_groups(graph, operations, self.blocks, _REGISTERED)
+            check_blocks(self.name, self.blocks, found, operations)
+            return found
+        structure = Structure(graph, [layer_for(operation, lookup) for operation in operations])
+        residual = structure.residual_blocks()
+        if not residual:
+            problem = f"composite {self.name!r} takes each residual block as one layer, and this network has none"
+            if self.strict:
+                raise InputError(f"{problem}; say blocks=() to take every operation alone, or strict=False")
+            warnings.warn(f"{problem}: every operation is a layer of its own", stacklevel=2)
+        return find_groups(graph, operations, (), _REGISTERED, residual)
 
     def assign(self, graph: Graph, layers: Sequence[Layer]) -> list[Rule | None]:
         """The rule of each layer of ``graph``; ``None`` for those that no relevance reaches, as in a gate's branch.
 
         Raises:
-            InputError: no rule fits an operation.
+            InputError: no rule fits an operation, or something in the composite reaches nothing.
             UnsupportedOperationError: relevance reaches an operation that nothing is registered for.
         """
-        shape = _Shape(graph, layers)
-        reached, rules = {graph.output}, list[Rule | None]()
+        structure = Structure(graph, layers)
+        reached, rules, used = {graph.output}, list[Rule | None](), set[Entry]()
         for layer in reversed(layers):
-            rule = self._rule(layer, shape) if layer.operation.name in reached else None
+            rule = self._rule(layer, structure, used) if layer.operation.name in reached else None
             rules.append(rule)
             if rule is not None:
                 reached.update(name for k, name in enumerate(layer.operation.inputs) if rule.gives(k))
+        check_entries(self, used, structure, reached)
         return rules[::-1]
 
-    def _rule(self, layer: Layer, shape: _Shape) -> Rule:
+    def _rule(self, layer: Layer, structure: Structure, used: set[Entry]) -> Rule:
+        """The rule of one layer; the entry of the composite that decided it is added to ``used``."""
         operation = layer.operation
+        if isinstance(layer, Join) and len(operation.inputs) == 1:
+            return Pass()
+        entry, choice = self._chosen(layer, structure)
+        if choice is not None and not is_for(choice, layer):
+            raise _misplaced(self.name, entry, choice, layer)
+        if entry is not None:
+            used.add(entry)
         if isinstance(layer, Join):
-            return self._split(layer, shape)
-        if isinstance(layer, Block):
-            return _REGISTERED.get(layer.call.kind, self.block_rule)
-        rule = self._chosen(layer, shape)
-        if rule is None and isinstance(layer, (Product, MatrixProduct)):
-            return (Gate if isinstance(layer, Product) else MatrixGate)(shape.gate_shares(layer, self.gates))
-        if rule is None:
+            return self._split(layer, self.splitting if choice is None else choice, structure)
+        if choice is None and isinstance(layer, (Product, MatrixProduct)):
+            return (Gate if isinstance(layer, Product) else MatrixGate)(structure.gate_shares(layer, self.gates))
+        if not isinstance(choice, Rule):
             layer.refuse()
             raise InputError(
                 f"composite {self.name!r} has no rule for {operation.kind!r} (category {layer.category!r}) in module "
                 f"{operation.module!r}; add one to its types or names"
             )
         if isinstance(layer, Rearrange) and layer.has_constants:
-            shape.check_batch_comes_first(operation)
-        if isinstance(rule, ZPlus) and rule.signed and operation.inputs[0] in shape.nonnegative:
-            return rule.for_nonnegative()
-        return rule
+            _check_batch_comes_first(operation, graph=structure.graph)
+        if isinstance(choice, ZPlus) and choice.signed and operation.inputs[0] in structure.nonnegative:
+            return choice.for_nonnegative()
+        return choice
 
-    def _chosen(self, layer: Layer, shape: _Shape) -> Rule | None:
-        operation = layer.operation
-        for pattern, rule in self.names.items():
-            if fnmatchcase(operation.module, pattern) and isinstance(layer, rule.layers):
-                return rule
+    def _chosen(self, layer: Layer, structure: Structure) -> tuple[Entry | None, Choice | None]:
+        """What the composite says for a layer, and which of its entries says so."""
+        operation, path = layer.operation, path_of(layer)
+        for pattern, choice in self.names.items():
+            if fnmatchcase(path, pattern) and is_for(choice, layer):
+                return ("names", pattern), choice
+        if isinstance(layer, Block):
+            return None, _REGISTERED.get(layer.call.kind, self.block_rule)
         if isinstance(layer, Linear):
-            if self.first is not None and operation.name in shape.first:
-                return self.first
-            if self.last is not None and operation.name in shape.last:
-                return self.last
-            if self.after is not None and shape.joins_before[operation.name] >= self.after[0]:
-                return self.after[1]
-        return self.types.get(operation.kind) or _REGISTERED.get(operation.kind) or self.types.get(layer.category)
+            if self.first is not None and operation.name in structure.first:
+                return ("first", ""), self.first
+            if self.last is not None and operation.name in structure.last:
+                return ("last", ""), self.last
+            if self.after is not None and structure.joins_before[operation.name] >= self.after[0]:
+                return ("after", ""), self.after[1]
+        if operation.kind in self.types:
+            return ("types", operation.kind), self.types[operation.kind]
+        if operation.kind in _REGISTERED:
+            return None, _REGISTERED[operation.kind]
+        if layer.category in self.types:
+            return ("types", layer.category), self.types[layer.category]
+        return None, None
 
-    def _split(self, layer: Join, shape: _Shape) -> Rule:
+    def _split(self, layer: Join, choice: Choice, structure: Structure) -> Rule:
         inputs = layer.operation.inputs
-        if len(inputs) == 1:
-            return Pass()
-        identity = [shape.is_identity_skip(layer.operation, k) for k in range(len(inputs))]
-        left_out = not self.splitting.identity_skips and not all(identity)
-        return Split(self.splitting, tuple(not (left_out and skip) for skip in identity))
+        if isinstance(choice, Rule):
+            if isinstance(choice, Split) and len(choice.takes_part) != len(inputs):
+                raise InputError(
+                    f"{choice} says of {len(choice.takes_part)} branches whether they take part; the join in module "
+                    f"{layer.operation.module!r} has {len(inputs)}"
+                )
+            return choice
+        identity = [structure.is_identity_skip(layer.operation.name, k) for k in range(len(inputs))]
+        left_out = not choice.identity_skips and not all(identity)
+        return Split(choice, tuple(not (left_out and skip) for skip in identity))
 
     def __str__(self) -> str:
         rows = [("splitting at joins", str(self.splitting)), ("products with a gate", self.gates)]
         rows += [(f"module {pattern}", str(rule)) for pattern, rule in self.names.items()]
         if self.blocks:
-            rows.append((f"blocks {', '.join(self.blocks)}", str(self.block_rule)))
+            named = "found in the graph" if self.blocks == "residual" else ", ".join(self.blocks)
+            rows.append((f"blocks {named}", str(self.block_rule)))
         if self.first is not None:
             rows.append(("first linear operation", str(self.first)))
         if self.last is not None:
@@ -149,141 +233,38 @@ class Composite:
         if self.after is not None:
             rows.append((f"linear, after join {self.after[0]}", str(self.after[1])))
         rows += [(f"type {kind}", str(rule)) for kind, rule in self.types.items()]
+        rows += [(f"registered {kind}", str(rule)) for kind, rule in _REGISTERED.items() if kind not in self.types]
         width = max(len(where) for where, _ in rows)
         return "\n".join([self.name, *(f"  {where:<{width}}  {rule}" for where, rule in rows)])
 
 
-class _Shape:
-    """What a composite asks about a graph: places, joins, identity skips, and values that are never negative."""
-
-    def __init__(self, graph: Graph, layers: Sequence[Layer]) -> None:
-        self.shapes = graph.shapes
-        self.batch = graph.batch
-        self.producers = {layer.operation.name: layer for layer in layers}
-        self.joins_before: dict[str, int] = {}
-        self.nonnegative: set[str] = set()
-        self.uses: dict[str, int] = {}
-        after_linear: set[str] = set()
-        self.first: set[str] = set()
-        joins = 0
-        for layer in layers:
-            operation = layer.operation
-            self.joins_before[operation.name] = joins
-            joins += isinstance(layer, Join) and len(operation.inputs) > 1
-            for name in operation.inputs:
-                self.uses[name] = self.uses.get(name, 0) + 1
-            parametrised = isinstance(layer, Linear) and not isinstance(layer, Average)
-            if any(name in after_linear for name in operation.inputs):
-                after_linear.add(operation.name)
-            elif parametrised:
-                self.first.add(operation.name)
-            if parametrised or layer.category == "block":
-                after_linear.add(operation.name)
-            if self._never_negative(layer):
-                self.nonnegative.add(operation.name)
-        self.last = self._last(graph, layers)
-
-    def _never_negative(self, layer: Layer) -> bool:
-        operation = layer.operation
-        if operation.kind in ("relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "_softmax", "softplus"):
-            return True
-        if operation.kind == "hardtanh":
-            return layer.argument(1, "min_val", -1.0) >= 0
-        keeps = isinstance(layer, (MaxPool, Winner, Average, Rearrange)) or operation.kind in (
-            "dropout",
-            "clone",
-            "add",
-        )
-        keeps = keeps and layer.argument(2, "alpha", 1) == 1 if operation.kind == "add" else keeps
-        tensors = len(operation.args) if operation.kind == "add" else 1
-        return keeps and len(operation.inputs) >= min(tensors, 2) and self.nonnegative.issuperset(operation.inputs)
-
-    def _last(self, graph: Graph, layers: Sequence[Layer]) -> set[str]:
-        last: set[str] = set()
-        before_linear: set[str] = set()
-        for layer in reversed(layers):
-            operation = layer.operation
-            parametrised = isinstance(layer, Linear) and not isinstance(layer, Average)
-            if parametrised and operation.name not in before_linear:
-                last.add(operation.name)
-            if parametrised or operation.name in before_linear:
-                before_linear.update(operation.inputs)
-        return last
-
-    def gate_shares(self, layer: Layer, gates: str) -> tuple[float, float]:
-        """Part of the relevance that each of two factors gets."""
-        names = layer.operation.inputs
-        if gates == "half" or len(names) != 2 or names[0] == names[1]:
-            return (0.5, 0.5)
-        if layer.operation.kind == "div":
-            return (1.0, 0.0)
-        signs = [self._spread(names), [self._bounded(name) for name in names]]
-        if isinstance(layer, MatrixProduct):
-            signs = signs[1:]
-        for first, second in signs:
-            if first != second:
-                return (0.0, 1.0) if first else (1.0, 0.0)
-        return (0.5, 0.5)
-
-    def _spread(self, names: Sequence[str]) -> list[bool]:
-        """Whether each of two values is broadcast to the other."""
-        sizes = [self.shapes.get(name, ()) for name in names]
-        rank = max(len(size) for size in sizes)
-        first, second = ((1,) * (rank - len(size)) + size for size in sizes)
-        pairs = list(zip(first, second, strict=True))
-        return [any(a == 1 != b for a, b in pairs), any(b == 1 != a for a, b in pairs)]
-
-    def _bounded(self, name: str) -> bool:
-        """Whether a value comes from a sigmoid, a softmax or the like, with no other function after it."""
-        while True:
-            layer = self.producers.get(name)
-            if layer is None:
-                return False
-            if layer.operation.kind in _BOUNDED:
-                return True
-            passes = isinstance(layer, Rearrange) or layer.operation.kind in ("mul", "div", "add", "dropout", "clone")
-            if not passes or len(layer.operation.inputs) != 1:
-                return False
-            (name,) = layer.operation.inputs
-
-    def check_batch_comes_first(self, operation: Operation) -> None:
-        """What is handed on picture by picture needs to know where each picture is."""
-        for name in (operation.name, *operation.inputs):
-            shape = self.shapes.get(name, ())
-            if self.batch is None and shape and shape[0] is not None:
-                raise UnsupportedOperationError(
-                    f"operation {operation.kind!r} in module {operation.module!r} adds constants to a value of shape "
-                    f"{shape} whose first dimension is not the batch; this is not supported"
-                )
-
-    def is_identity_skip(self, join: Operation, branch: int) -> bool:
-        """Whether this input of ``join`` reaches the fan-out with no parametrised operation on its way."""
-        name = join.inputs[branch]
-        others = {n for k, n in enumerate(join.inputs) if k != branch}
-        ancestors = self._ancestors(others)
-        while True:
-            if self.uses.get(name, 0) > 1 and name in ancestors:
-                return True
-            layer = self.producers.get(name)
-            if layer is None or layer.operation.weights or len(layer.operation.inputs) != 1:
-                return False
-            name = layer.operation.inputs[0]
-
-    def _ancestors(self, names: set[str]) -> set[str]:
-        found, pending = set(names), list(names)
-        while pending:
-            layer = self.producers.get(pending.pop())
-            for name in layer.operation.inputs if layer else ():
-                if name not in found:
-                    found.add(name)
-                    pending.append(name)
-        return found
+def _misplaced(name: str, entry: Entry | None, choice: Choice, layer: Layer) -> InputError:
+    """An entry gives an operation a rule that is for others."""
+    operation = layer.operation
+    where = "a registration" if entry is None else entry[0] + (f"[{entry[1]!r}]" if entry[1] else "")
+    expected = (
+        "joins take a splitting, such as Ratio(), or a rule whose layers are joins"
+        if isinstance(layer, Join)
+        else "which is not what it is for"
+    )
+    return InputError(
+        f"composite {name!r}: {where} gives {choice} to {operation.kind!r} (a {type(layer).__name__}) in module "
+        f"{operation.module!r}; {expected}"
+    )
 
 
-_BOUNDED = frozenset(
-    ("sigmoid", "hardsigmoid", "softmax", "_softmax", "tanh", "hardtanh", "relu6", "clamp", "silu", "gelu", "hardswish")
-)
-_EXACT: dict[str, Rule] = {
+def _check_batch_comes_first(operation: Operation, graph: Graph) -> None:
+    """What is handed on image by image needs to know where each image is."""
+    for name in (operation.name, *operation.inputs):
+        shape = graph.shapes.get(name, ())
+        if graph.batch is None and shape and shape[0] is not None:
+            raise UnsupportedOperationError(
+                f"operation {operation.kind!r} in module {operation.module!r} adds constants to a value of shape "
+                f"{shape} whose first dimension is not the batch; this is not supported"
+            )
+
+
+_EXACT: dict[str, Choice] = {
     "linear": ZPlus(),
     "average": ZPlus(),
     "max_pool": WinnerTakesAll(),
@@ -291,7 +272,7 @@ _EXACT: dict[str, Rule] = {
     "rearrange": Follow(),
 }
 _PUBLISHED_ZPLUS = ZPlus(eps=1e-5, fallback=False, signed=False)
-_PUBLISHED: dict[str, Rule] = {
+_PUBLISHED: dict[str, Choice] = {
     **_EXACT,
     "linear": _PUBLISHED_ZPLUS,
     "average": _PUBLISHED_ZPLUS,
@@ -306,7 +287,26 @@ _SPLITTINGS: dict[str, Splitting] = {
 _COMPOSITES: dict[str, Composite] = {}
 
 
-_REGISTERED: dict[str, Rule] = {}
+class _Registry(UserDict[str, Rule]):
+    """Rules by name, counting its changes."""
+
+    changes = 0
+
+    def __setitem__(self, key: str, item: Rule) -> None:
+        self.changes += 1
+        super().__setitem__(key, item)
+
+    def __delitem__(self, key: str) -> None:
+        self.changes += 1
+        super().__delitem__(key)
+
+
+_REGISTERED = _Registry()
+
+
+def registry_version() -> tuple[int, int]:
+    """Differs from before once a rule or a layer was registered; what is kept of an assignment goes by it."""
+    return _REGISTERED.changes, layer_version()
 
 
 def register_rule(name: str, rule: Rule) -> None:
@@ -315,7 +315,13 @@ def register_rule(name: str, rule: Rule) -> None:
     Args:
         name: an ATen name (``"logsumexp"``, as an error message gives it), or the name of a module's class, whose
             operations are then taken as one layer.
-        rule: a rule of :mod:`headwater.rules` or your own. Composites that name a rule for the operation keep it.
+        rule: a rule of :mod:`headwater.rules` or your own. Composites that name a rule for the operation keep it. For
+            additions and subtractions, which join branches, it must be a rule for joins.
+
+    It counts from the next call on, also of an :class:`~headwater.LRP` that has been called before.
+
+    Raises:
+        InputError: ``rule`` is not a rule, or not one for joins where ``name`` is an addition.
 
     >>> import torch, headwater as hw
     >>> from headwater.rules import Pass
@@ -329,6 +335,11 @@ def register_rule(name: str, rule: Rule) -> None:
     """
     if not isinstance(rule, Rule):
         raise InputError(f"rule must be a Rule object, got {rule!r}")
+    if joins_branches(name) and not takes_joins(rule):
+        raise InputError(
+            f"{rule} is not for {name!r}, which joins branches: relevance divides there by the composite's splitting; "
+            f"give a composite types={{{name!r}: ...}} with a splitting, or register a rule whose layers are joins"
+        )
     _REGISTERED[name] = rule
 
 
@@ -338,18 +349,23 @@ def register_composite(composite: Composite) -> None:
 
 
 for _suffix, _splitting in _SPLITTINGS.items():
-    register_composite(Composite(f"otsuki2024{_suffix}", _EXACT, first=WPlus(), splitting=_splitting))
+    register_composite(Composite(f"otsuki2024{_suffix}", _EXACT, first=WPlus(), splitting=_splitting, strict=False))
     register_composite(
         Composite(
             f"otsuki2024{_suffix}-published",
             _PUBLISHED,
             first=WPlus(eps=1e-5, fallback=False),
             splitting=_splitting,
+            strict=False,
         )
     )
-register_composite(Composite("otsuki2024-mixture", _EXACT, first=WPlus(), after=(8, Epsilon())))
+register_composite(Composite("otsuki2024-mixture", _EXACT, first=WPlus(), after=(8, Epsilon()), strict=False))
 register_composite(
-    Composite("epsilon", {**_EXACT, "linear": Epsilon(bias=True), "average": Epsilon(), "max_pool": WinnerTakesAll()})
+    Composite(
+        "epsilon",
+        {**_EXACT, "linear": Epsilon(bias=True), "average": Epsilon(), "max_pool": WinnerTakesAll()},
+        strict=False,
+    )
 )
 register_composite(
     Composite(
@@ -362,7 +378,8 @@ register_composite(
             "average": Gradient(),
             "linear": Epsilon(fallback=False),
         },
-        blocks=("BasicBlock", "Bottleneck"),
+        blocks="residual",
+        strict=False,
     )
 )
 
@@ -382,7 +399,7 @@ def load_composite(name: str) -> Composite:
       type average            ZPlus(eps=0.0, fallback=True, signed=True)
       type max_pool           WinnerTakesAll()
       type elementwise        Pass()
-      type rearrange          Follow()
+      type rearrange          Follow()...
     """
     if name not in _COMPOSITES:
         raise InputError(f"no composite is called {name!r}; there are {', '.join(list_composites())}")

@@ -18,13 +18,16 @@ class Conservation:
     Attributes:
         seed: relevance that the sweep began with, ``(N,)``.
         input: sum of relevance at the picture, ``(N,)``.
-        checkpoints: sum of relevance at each checkpoint, or each cut, ``(N,)``.
+        checkpoints: sum of relevance at each checkpoint, ``(N,)``. At a cut it is the seed if nothing is lost; inside a
+            branch it is that branch's share.
+        cuts: names of the checkpoints that are cuts: all relevance passes there.
         error: ``|input - seed| / |seed|``, ``(N,)``.
     """
 
     seed: Tensor
     input: Tensor
     checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
+    cuts: tuple[str, ...] = ()
 
     @property
     def error(self) -> Tensor:
@@ -32,8 +35,11 @@ class Conservation:
 
     @property
     def checkpoint_errors(self) -> dict[str, Tensor]:
-        """Relative error at each checkpoint, ``(N,)``."""
-        return {module: self._error(total) for module, total in self.checkpoints.items()}
+        """Relative error at each checkpoint that is a cut, ``(N,)``.
+
+        A checkpoint inside a branch has none: what should arrive there is not known beforehand.
+        """
+        return {place: self._error(self.checkpoints[place]) for place in self.cuts}
 
     def _error(self, total: Tensor) -> Tensor:
         smallest = torch.finfo(self.seed.dtype).tiny
@@ -82,6 +88,7 @@ class Explanation:
                 account.seed[part],
                 account.input[part],
                 {module: total[part] for module, total in account.checkpoints.items()},
+                account.cuts,
             ),
             flow=None if self.flow is None else self.flow.select(index),
         )

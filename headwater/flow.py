@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwater.layers import Average, Join, Layer, Linear
-
 
 @dataclass(frozen=True)
 class JoinFlow:
@@ -18,8 +16,7 @@ class JoinFlow:
     Attributes:
         name: the operation's name, unique in the network.
         module: path of the module that adds, such as ``layer1.0``; ``""`` is the network itself.
-        branches: for each branch ``"skip"`` or ``"branch"``; the skip is the one with the fewest convolutions and
-            linear layers since the branches parted. Where that is a tie, all are ``"branch"``.
+        branches: for each branch ``"skip"`` or ``"branch"``, see :meth:`headwater.structure.Structure.branches`.
         relevance: what went through each branch, ``(N, branches)``; a row sums to the relevance at the join.
     """
 
@@ -75,30 +72,3 @@ class Flow:
             }
             for join in self.joins
         ]
-
-
-def name_branches(layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
-    """For each join, which of its inputs is the skip, see :class:`JoinFlow`."""
-    place = {layer.operation.name: k for k, layer in enumerate(layers)}
-    ancestors: dict[str, frozenset[str]] = {}
-    for layer in layers:
-        names = layer.operation.inputs
-        ancestors[layer.operation.name] = frozenset().union(
-            (layer.operation.name,), *(ancestors.get(name, frozenset((name,))) for name in names)
-        )
-    named = {}
-    for layer in layers:
-        names = layer.operation.inputs
-        if isinstance(layer, Join) and len(names) > 1:
-            paths = [ancestors.get(name, frozenset((name,))) for name in names]
-            shared = frozenset.intersection(*paths)
-            before = max((ancestors.get(n, frozenset((n,))) for n in shared), key=len, default=frozenset())
-            sizes = [sum(_has_parameters(layers[place[n]]) for n in path - before if n in place) for path in paths]
-            fewest = min(sizes)
-            kinds = ["skip" if size == fewest and sizes.count(fewest) == 1 else "branch" for size in sizes]
-            named[layer.operation.name] = tuple(kinds)
-    return named
-
-
-def _has_parameters(layer: Layer) -> bool:
-    return isinstance(layer, Linear) and not isinstance(layer, Average)

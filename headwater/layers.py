@@ -448,12 +448,30 @@ class Mean(Average):
 
 LayerFactory = Callable[[Operation, Lookup], Layer]
 _LAYERS: dict[str, LayerFactory] = {}
+_CHANGES: list[str] = []  # kinds in the order of their registrations
 
 
 def register_layer(factory: LayerFactory, *kinds: str) -> None:
     """Let ``factory(operation, lookup)`` stand for ATen operations of these names (``"conv2d"``, ``"relu"``, ...)."""
     for kind in kinds:
         _LAYERS[kind] = factory
+        _CHANGES.append(kind)
+
+
+def layer_version() -> int:
+    """Differs from before once a layer was registered."""
+    return len(_CHANGES)
+
+
+def joins_branches(kind: str) -> bool:
+    """Whether operations of this ATen name are additions or subtractions, where branches may join."""
+    factory = _LAYERS.get(kind)
+    return isinstance(factory, type) and issubclass(factory, Join)
+
+
+def is_registered(kind: str) -> bool:
+    """Whether a layer stands for operations of this ATen name."""
+    return kind in _LAYERS
 
 
 def layer_for(operation: Operation, lookup: Lookup) -> Layer:

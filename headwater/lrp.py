@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.checks import check_pictures
-from headwater.composites import Composite, load_composite
+from headwater.composites import Composite, load_composite, registry_version
 from headwater.errors import InputError
 from headwater.explanation import Conservation, Explanation
 from headwater.graph import Graph, trace
@@ -111,7 +111,9 @@ class LRP:
             target=begin.target,
             relevance=relevance.contiguous(),
             checkpoints={place: account.relevance[name] for place, name in places.items() if name in account.relevance},
-            conservation=Conservation(seed, total(relevance, len(x)), totals),
+            conservation=Conservation(
+                seed, total(relevance, len(x)), totals, tuple(p for p in totals if places[p] in plan.cuts)
+            ),
             flow=plan.flow(account),
         )
 
@@ -131,7 +133,7 @@ class LRP:
 
     def _plan(self, x: Tensor) -> Plan:
         """The plan for pictures of this size, made on first sight."""
-        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device)
+        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device, registry_version())
         for known in (key, (*key, len(x))):
             if known in self._plans:
                 self._plans.move_to_end(known)

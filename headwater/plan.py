@@ -12,10 +12,11 @@ from torch import Tensor
 
 from headwater.composites import Composite
 from headwater.errors import InputError
-from headwater.flow import Flow, JoinFlow, name_branches
+from headwater.flow import Flow, JoinFlow
 from headwater.graph import Constant, Graph, Operation, Value, Weight
 from headwater.layers import Activation, BatchNorm, Block, Layer, Linear, layer_for
 from headwater.rules import Rule, Split
+from headwater.structure import Structure
 from headwater.weights import WeightStore
 
 
@@ -89,7 +90,12 @@ def _per_picture(values: Tensor, count: int, dtype: torch.dtype) -> Tensor:
 
 
 class Plan:
-    """Steps of one network at one picture size."""
+    """Steps of one network at one picture size.
+
+    Attributes:
+        cuts: values that all relevance passes. They include :meth:`Graph.cuts`; where branches get no relevance, also
+            values on the others.
+    """
 
     def __init__(self, graph: Graph, composite: Composite, weights: WeightStore) -> None:
         self.graph = graph
@@ -98,11 +104,13 @@ class Plan:
         self._plain, main = self._separate(graph)
         self.layers = self._group(main, composite)
         rules = composite.assign(graph, self.layers)
-        self._branches = name_branches(self.layers)
+        structure = Structure(graph, self.layers)
+        self._branches = {join: structure.branches(join) for join in structure.joins}
         self.steps = [
             Step(layer, rule, layer.operation.inputs, layer.operation.name)
             for layer, rule in zip(self.layers, rules, strict=True)
         ]
+        self.cuts = self._cuts()
         self._schedule()
 
     # -- the sweep ----------------------------------------------------------------------------------------------------
@@ -157,7 +165,7 @@ class Plan:
             tuple(
                 JoinFlow(step.output, step.layer.operation.module, self._branches[step.output], joins)
                 for step in self.steps
-                if (joins := account.joins.get(step.output)) is not None
+                if step.output in self._branches and (joins := account.joins.get(step.output)) is not None
             )
         )
 
@@ -212,28 +220,17 @@ class Plan:
     # -- making the steps ---------------------------------------------------------------------------------------------
 
     def _group(self, operations: list[Operation], composite: Composite) -> list[Layer]:
-        """One layer an operation, or one for all operations of a module that the composite takes as a block."""
+        """One layer an operation, or one for all operations that the composite takes as a block."""
+        groups = composite.find_blocks(self.graph, operations, self._lookup)
+        inside = {operation.name for group in groups for operation in group.operations}
+        ends = {group.operations[-1].name: group for group in groups}
         layers: list[Layer] = []
-        index = 0
-        while index < len(operations):
-            call = composite.block(operations[index])
-            if call is None:
-                layers.append(layer_for(operations[index], self._lookup))
-                index += 1
-                continue
-            end = index
-            while end < len(operations) and any(c.key == call.key for c in operations[end].calls):
-                end += 1
-            block = operations[index:end]
-            inside = {operation.name for operation in block}
-            outside = operations[end:]
-            inputs = tuple(dict.fromkeys(n for operation in block for n in operation.inputs if n not in inside))
-            taken = {name for operation in outside for name in operation.inputs} | {self.graph.output}
-            leaving = [name for name in inside & taken if name != block[-1].name]
-            if leaving:
-                raise InputError(f"block {call.path!r} cannot be one layer: {leaving} leave it besides its output")
-            layers.append(Block(block, inputs, self._lookup, call))
-            index = end
+        for operation in operations:
+            if operation.name not in inside:
+                layers.append(layer_for(operation, self._lookup))
+            elif operation.name in ends:
+                group = ends[operation.name]
+                layers.append(Block(group.operations, group.inputs, self._lookup, group.call))
         return layers
 
     def _schedule(self) -> None:
@@ -282,6 +279,18 @@ class Plan:
         if name not in {self.graph.input, *(step.output for step in self.steps)}:
             raise InputError(f"module {module!r} lies inside a block that the composite takes as one layer")
         return name
+
+    def _cuts(self) -> frozenset[str]:
+        """Values that all relevance passes, so that its sum there is the seed's if nothing is lost."""
+        cuts, waiting = set(), {self.graph.output}  # values that relevance has reached and not yet left
+        for step in reversed(self.steps):
+            if step.rule is None:
+                continue
+            if waiting == {step.output}:
+                cuts.add(step.output)
+            waiting.discard(step.output)
+            waiting.update(name for k, name in enumerate(step.inputs) if step.rule.gives(k))
+        return frozenset((*cuts, self.graph.input))
 
     def _modules(self) -> str:
         paths = list(

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -40,7 +40,8 @@ class Rule(ABC):
 
     Attributes:
         keeps_inputs: the rule needs the values that went into the operation, not only their shapes.
-        layers: the kind of layer that the rule is for; patterns of module names pass over others.
+        layers: the kind of layer that the rule is for; patterns of module names pass over others. A rule is for joins
+            only if it names :class:`~headwater.layers.Join` here.
     """
 
     keeps_inputs: bool = True
@@ -187,8 +188,8 @@ class ZPlus(LinearRule):
         return positive + [(h.clamp(max=0), w) for w in weights[1:]]
 
     def for_nonnegative(self) -> ZPlus:
-        """The same rule for inputs known not to be negative, at half the cost."""
-        return ZPlus(self.eps, self.fallback, signed=False)
+        """The same rule for inputs known not to be negative, at half the cost; a subclass stays as it is."""
+        return replace(self, signed=False) if type(self) is ZPlus else self
 
 
 @dataclass(frozen=True)
@@ -535,6 +536,7 @@ class Split(Rule):
         takes_part: for each branch, whether it gets a share.
     """
 
+    layers: ClassVar[type[Layer]] = Join
     splitting: Splitting
     takes_part: tuple[bool, ...]
 

@@ -12,6 +12,8 @@ import pytest
 from command import headwater
 from conftest import EXAMPLES
 
+from headwater import composites
+
 ROOT = EXAMPLES.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -23,6 +25,7 @@ def fences(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_examples(page, monkeypatch):
+    monkeypatch.setattr(composites, "_REGISTERED", composites._Registry())  # no page sees another's registrations
     monkeypatch.chdir(ROOT)
     code = "\n".join(fences(page, "python"))
     example = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)

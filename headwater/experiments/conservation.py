@@ -18,6 +18,7 @@ from headwater.graph import Graph
 from headwater.lrp import LRP
 from headwater.models import network_input
 from headwater.report.pictures import as_png
+from headwater.structure import Structure, layers_of
 
 PLACES = ("the picture", "the first block", "the last block")
 
@@ -49,7 +50,7 @@ def block_inputs(graph: Graph) -> tuple[str, str]:
         InputError: the network has no join.
     """
     order = {operation.name: k for k, operation in enumerate(graph.operations)}
-    joins = [k for k, o in enumerate(graph.operations) if o.kind == "add" and len(set(o.inputs)) > 1]
+    joins = [order[name] for name in Structure(graph, layers_of(graph)).joins]
     if not joins:
         raise InputError("the network has no residual block")
     cuts = graph.cuts()

@@ -26,6 +26,7 @@ from headwater.graph import Graph, trace
 from headwater.methods.rebuilt import Rebuilt
 from headwater.modes import computing, detached
 from headwater.seed import Target, check_target
+from headwater.structure import Structure, layers_of
 
 _GRAPHS = 8  # picture sizes for which the list of operations is kept
 
@@ -126,14 +127,13 @@ class CaptumLRP(Baseline):
         return cast("Callable[[], nn.Module]", _library("captum.attr._utils.custom_modules", "captum").Addition_Module)
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        joins = 0
+        before = Structure(network.graph, layers_of(network.graph)).joins_before if self.mixture else {}
         for operation in (o for o in network.graph.operations if o.inputs):
-            joins += operation.kind == "add" and len(operation.inputs) == 2
             module = network.calls[operation.name]
             if not _CAPTUM_KNOWS.intersection(type(c).__name__ for c in [module]):
                 # Captum demands a rule for every module; operations without parameters pass their gradient.
                 module.rule = self.rules.IdentityRule() if _elementwise(operation.kind) else self.rules.EpsilonRule()
-            elif self.mixture and joins < 8 and isinstance(module, nn.Conv2d):
+            elif self.mixture and before[operation.name] < 8 and isinstance(module, nn.Conv2d):
                 module.rule = self.rules.Alpha1_Beta0_Rule()
         relevance = self.captum.LRP(network).attribute(x.clone().requires_grad_(), target=classes).detach()
         return relevance.sum(1), relevance
