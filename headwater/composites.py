@@ -25,7 +25,7 @@ from headwater.layers import (
     layer_for,
     layer_version,
 )
-from headwater.reach import Entry, check_blocks, check_entries, is_for, path_of, takes_joins
+from headwater.reach import Entry, check_blocks, check_entries, is_for, misplaced, path_of, takes_joins
 from headwater.rules import (
     Epsilon,
     Follow,
@@ -165,7 +165,7 @@ class Composite:
             return Pass()
         entry, choice = self._chosen(layer, structure)
         if choice is not None and not is_for(choice, layer):
-            raise _misplaced(self.name, entry, choice, layer)
+            raise misplaced(self.name, entry, choice, layer)
         if entry is not None:
             used.add(entry)
         if isinstance(layer, Join):
@@ -236,21 +236,6 @@ class Composite:
         rows += [(f"registered {kind}", str(rule)) for kind, rule in _REGISTERED.items() if kind not in self.types]
         width = max(len(where) for where, _ in rows)
         return "\n".join([self.name, *(f"  {where:<{width}}  {rule}" for where, rule in rows)])
-
-
-def _misplaced(name: str, entry: Entry | None, choice: Choice, layer: Layer) -> InputError:
-    """An entry gives an operation a rule that is for others."""
-    operation = layer.operation
-    where = "a registration" if entry is None else entry[0] + (f"[{entry[1]!r}]" if entry[1] else "")
-    expected = (
-        "joins take a splitting, such as Ratio(), or a rule whose layers are joins"
-        if isinstance(layer, Join)
-        else "which is not what it is for"
-    )
-    return InputError(
-        f"composite {name!r}: {where} gives {choice} to {operation.kind!r} (a {type(layer).__name__}) in module "
-        f"{operation.module!r}; {expected}"
-    )
 
 
 def _check_batch_comes_first(operation: Operation, graph: Graph) -> None:

@@ -66,6 +66,21 @@ def path_of(layer: Layer) -> str:
     return layer.call.path if isinstance(layer, Block) else layer.operation.module
 
 
+def misplaced(name: str, entry: Entry | None, choice: Rule | Splitting, layer: Layer) -> InputError:
+    """The error for an entry that gives an operation a rule that is for others."""
+    operation = layer.operation
+    where = "a registration" if entry is None else entry[0] + (f"[{entry[1]!r}]" if entry[1] else "")
+    expected = (
+        "joins take a splitting, such as Ratio(), or a rule whose layers are joins"
+        if isinstance(layer, Join)
+        else "which is not what it is for"
+    )
+    return InputError(
+        f"composite {name!r}: {where} gives {choice} to {operation.kind!r} (a {type(layer).__name__}) in module "
+        f"{operation.module!r}; {expected}"
+    )
+
+
 def check_blocks(name: str, blocks: Blocks, found: Sequence[Group], operations: Sequence[Operation]) -> None:
     """Every entry of ``blocks`` must have made a block.
 
