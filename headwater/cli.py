@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from headwater.errors import HeadwaterError, InputError
+from headwater.errors import HeadwaterError, InputError, OutputError
 from headwater.explanation import Conservation
 from headwater.flow import Flow
+
+if TYPE_CHECKING:
+    from headwater.models import ModelCard
 
 app = typer.Typer(
     name="headwater",
@@ -70,18 +72,19 @@ def explain(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; cuda where there is one.")] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 8,
     flow: Annotated[
-        bool, typer.Option("--flow", help="Also where relevance flowed, averaged over the pictures: flow.png, .json.")
+        bool, typer.Option("--flow", help="Also where relevance flowed, averaged over the pictures: flow.*.png, .json.")
     ] = False,
 ) -> None:
     """Explain pictures: overlay, figure, raw map and JSON for each."""
-    from headwater.models import load_model
+    from headwater.files import check_folder, concerns_all
+    from headwater.models import card_of, load_model
     from headwater.picture_explanation import default_model, explain_files
     from headwater.report.pictures import Style
 
     style = Style(colormap, sign)  # type: ignore[arg-type]
     network = default_model() if model is None else load_model(model, weights, arch)
     network = network.to(_device(device))
-    stems, failed, flows = _stems(pictures, method), 0, list[Flow]()
+    failed, flows, explained = 0, list[Flow](), list[Path]()
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task, masks = progress.add_task("", total=len(pictures)), progress.add_task("", visible=False)
@@ -90,24 +93,34 @@ def explain(
             progress.update(masks, completed=done, total=total, visible=done < total)
 
         results = explain_files(pictures, network, method, target, quantize, batch_size=batch_size, progress=masked)
-        for path, stem, e in zip(pictures, stems, results, strict=True):
+        check_folder(out)
+        for path, e in zip(pictures, results, strict=True):
             progress.advance(task)
             if isinstance(e, HeadwaterError):
                 failed += 1
                 _complain(str(e))
                 continue
-            overlay = e.save(out, stem, style)[0]
             if e.flow is not None:
                 flows.append(e.flow)
+                explained.append(path)
+            try:
+                overlay = e.save(out, style=style)[0]
+            except OutputError as error:
+                if concerns_all(error):
+                    raise
+                failed += 1
+                _complain(f"{path}: {error}")
+                continue
             progress.console.print(
                 f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} "
                 f"({e.card.name}){_account(e.conservation)} -> {overlay}",
                 markup=False,
             )
     if flow:
-        _save_flow(flows, out, method)
+        _save_flow(flows, explained, out, card_of(network), method, target)
     if failed:
-        _complain(f"{failed} of {len(pictures)} pictures could not be explained; the others are in {out}")
+        others = f"; the others are in {out}" if failed < len(pictures) else ""
+        _complain(f"{failed} of {len(pictures)} pictures could not be explained or saved{others}")
         raise typer.Exit(1)
 
 
@@ -121,29 +134,26 @@ def _account(account: Conservation | None) -> str:
     return f"; relevance NOT conserved by this method: {arrived:.4f} of {seed:.4f} arrived"
 
 
-def _save_flow(flows: list[Flow], out: Path, method: str) -> None:
+def _save_flow(
+    flows: list[Flow], pictures: list[Path], out: Path, card: ModelCard, method: str, target: str | None
+) -> None:
     """Where relevance flowed, averaged over pictures, as a figure and as numbers."""
-    from headwater.files import write_bytes, write_text
+    from headwater.files import write_bytes, write_record
+    from headwater.picture_explanation import MADE_FROM, stem_of
     from headwater.report.flow import flow_figure
 
     if not flows:
         raise InputError(f"method {method!r} does not tell where relevance flows; the LRP composites do")
     mean = Flow.mean(flows)
     title = f"{method}: relevance at each join, percent, mean of {len(flows)} picture{'s' * (len(flows) > 1)}"
-    drawn = write_bytes(out / "flow.png", flow_figure(mean, title))
-    write_text(out / "flow.json", json.dumps({"pictures": len(flows), "joins": mean.as_rows()}, indent=1))
+    explained = "predicted" if target is None else card.class_name(card.class_index(target))
+    images = [str(path.absolute()) for path in pictures]
+    source = {"images": images, "model": card.name, "weights": card.weights, "method": method, "target": explained}
+    record = {"pictures": len(flows), MADE_FROM: source, "joins": mean.as_rows()}
+    figure = flow_figure(mean, title)
+    name = write_record(out, stem_of("flow", card, method, explained), record, MADE_FROM, (".png",))
+    drawn = write_bytes(out / f"{name}.png", figure)
     console.print(f"flow -> {drawn}", markup=False)
-
-
-def _stems(pictures: list[Path], method: str) -> list[str]:
-    """A name for each picture's results; pictures of one name in several folders are numbered."""
-    seen: Counter[str] = Counter()
-    stems = []
-    for path in pictures:
-        seen[path.stem] += 1
-        number = f"-{seen[path.stem]}" if seen[path.stem] > 1 else ""
-        stems.append(f"{path.stem}{number}.{method}")
-    return stems
 
 
 def _device(name: str | None) -> str:

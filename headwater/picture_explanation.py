@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import nn
 
@@ -18,12 +18,16 @@ from headwater.data.pictures import open_picture
 from headwater.data.preprocessing import Box, Preprocessing, to_picture
 from headwater.errors import DownloadError, HeadwaterError, InputError
 from headwater.explanation import Explanation
-from headwater.files import write_bytes, write_text
+from headwater.files import safe_name, write_bytes, write_record
 from headwater.heatmaps import heat_quantization
 from headwater.methods import load_method
 from headwater.methods.rise import Rise
 from headwater.models import ModelCard, card_of, load_model, network_input
-from headwater.report.pictures import Style, figure, overlay
+from headwater.report.pictures import Labels, Style, figure, overlay
+
+MADE_FROM = "made_from"
+"""The key of a result's JSON that says what it was made from: results that differ in it never share a file's name."""
+_SUFFIXES = (".overlay.png", ".figure.png", ".npy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,28 +53,81 @@ class PictureExplanation(Explanation):
     quantized: int | None = None
 
     @property
+    def additive(self) -> bool:
+        """Whether the drawn values may be summed: the map is the relevance itself, not quantized or changed."""
+        if self.quantized is not None or self.relevance is None:
+            return False
+        total = self.relevance.sum(1)
+        rounding = 16 * torch.finfo(total.dtype).eps * float(self.relevance.abs().max())  # of a sum over channels
+        return torch.allclose(self.heatmap, total, rtol=0, atol=rounding)
+
+    @property
     def picture_map(self) -> np.ndarray:
-        """The map in the picture's own coordinates, float32 ``(height, width)``, NaN where the network did not look."""
+        """The map in the image's own coordinates, float32 ``(height, width)``, NaN where the network did not look.
+
+        Where the map is :attr:`additive`, this is relevance per image pixel: it sums to the sum of the map (for methods
+        that conserve, the probability), less what lies on padding outside the image. Otherwise it has the map's values.
+        """
         heatmap = self.heatmap if self.quantized is None else heat_quantization(self.heatmap, self.quantized)
-        return to_picture(heatmap[0], self.box, *self.picture.size)
+        return to_picture(heatmap[0], self.box, *self.picture.size, additive=self.additive)
 
     def overlay(self, style: Style | None = None) -> Image.Image:
         """The map laid over the picture, in the picture's size."""
         return overlay(self.picture, self.picture_map, style)
 
     def figure(self, style: Style | None = None) -> bytes:
-        """Picture, map with colour bar, and overlay, as PNG."""
-        target = int(self.target)
-        title = f"{self.card.class_name(target)}  {self.probability.item():.1%}"
+        """Picture, map with colour bar, and overlay, as PNG; says class, image, method, model and the bar's unit."""
+        return figure(self.picture, self.picture_map, self._labels(style or Style()), style)
+
+    def _labels(self, style: Style) -> Labels:
+        target, account = int(self.target), self.conservation
+        probability = f"{self.probability.item():.1%}"
+        if self.additive:
+            sign = {"positive": ", negative values as 0", "absolute": ", absolute values"}.get(style.sign, "")
+            unit = "relevance per\nimage pixel"
+            note = f"The values drawn{sign} sum to {{sum}}"
+            note += "." if account is None else f"; the probability is {account.seed.item():.4g}."
+        elif self.quantized is not None:
+            unit = f"value of the map,\n{self.quantized} levels"
+            note = f"Heat-quantized to {self.quantized} levels: the values do not sum to the probability."
+        else:
+            unit, note = "value of\nthe map", "This method's values do not sum to the probability."
         if target != self.predicted:
-            title += f"  (predicted: {self.card.class_name(self.predicted)})"
-        return figure(self.picture, self.picture_map, title, self.method, style)
+            most = self.logits.softmax(1)[0, self.predicted].item()
+            note += f"  Predicted: {self.card.class_name(self.predicted)} {most:.1%}"
+        return Labels(
+            title=self.card.class_name(target),
+            probability=probability,
+            image=self.path.name,
+            method=self._variant,
+            model=self.card.name,
+            unit=unit,
+            note=note,
+        )
+
+    @property
+    def _variant(self) -> str:
+        """The method, with the quantization of what is drawn."""
+        return self.method if self.quantized is None else f"{self.method}+hq{self.quantized}"
+
+    @property
+    def stem(self) -> str:
+        """``IMAGE.MODEL.METHOD.TARGET``, the name of the files that :meth:`save` writes; safe on every file system."""
+        return stem_of(self.path.stem, self.card, self._variant, self.card.class_name(int(self.target)))
 
     def summary(self) -> dict[str, Any]:
         """Everything but the map, as JSON takes it."""
         target, account = int(self.target), self.conservation
         return {
             "picture": str(self.path),
+            MADE_FROM: {
+                "image": str(self.path.absolute()),
+                "model": self.card.name,
+                "weights": self.card.weights,
+                "method": self.method,
+                "target": target,
+                "quantized_levels": self.quantized,
+            },
             "model": self.card.name,
             "weights": self.card.weights,
             "method": self.method,
@@ -95,19 +152,33 @@ class PictureExplanation(Explanation):
     def save(self, out: str | Path, stem: str | None = None, style: Style | None = None) -> list[Path]:
         """Write ``STEM.overlay.png``, ``STEM.figure.png``, ``STEM.npy`` (the raw map) and ``STEM.json`` to ``out``.
 
+        The files of another result (another image, model, method or target) are never overwritten: the name is
+        numbered then, ``STEM-2`` and so on. The same result made again replaces its own files.
+
+        Args:
+            out: the folder, created if need be.
+            stem: the files' name, instead of ``IMAGE.MODEL.METHOD.TARGET``.
+            style: colours.
+
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: a file cannot be written.
+            InputError: ``stem`` is not a file name.
         """
-        stem = stem or f"{self.path.stem}.{self.method}"
-        base, stream, laid = Path(out) / stem, io.BytesIO(), io.BytesIO()
-        np.save(stream, self.heatmap[0].float().cpu().numpy())
-        self.overlay(style).save(laid, format="png")
-        return [
-            write_bytes(base.with_name(f"{stem}.overlay.png"), laid.getvalue()),
-            write_bytes(base.with_name(f"{stem}.figure.png"), self.figure(style)),
-            write_bytes(base.with_name(f"{stem}.npy"), stream.getvalue()),
-            write_text(base.with_name(f"{stem}.json"), json.dumps(self.summary(), indent=1)),
-        ]
+        if stem is not None and (not stem or Path(stem).name != stem):
+            raise InputError(f"stem must be a file name without a folder, got {stem!r}; the folder is given as out")
+        drawn, raw = io.BytesIO(), io.BytesIO()
+        np.save(raw, self.heatmap[0].float().cpu().numpy())
+        self.overlay(style).save(drawn, format="png")
+        contents = dict(zip(_SUFFIXES, (drawn.getvalue(), self.figure(style), raw.getvalue()), strict=True))
+        name = write_record(Path(out), stem or self.stem, self.summary(), MADE_FROM, _SUFFIXES)
+        written = [write_bytes(Path(out) / f"{name}{suffix}", content) for suffix, content in contents.items()]
+        return [*written, Path(out) / f"{name}.json"]
+
+
+def stem_of(first: str, card: ModelCard, method: str, target: str) -> str:
+    """``FIRST.MODEL.METHOD.TARGET`` as a file name; a model loaded from a file is called by the end of its path."""
+    model = "/".join(Path(card.name).parts[-2:])
+    return ".".join([safe_name(first), safe_name(model, 40), safe_name(method, 40), safe_name(target, 40)])
 
 
 def explain(

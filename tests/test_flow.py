@@ -79,10 +79,13 @@ def test_the_command_line_averages_over_pictures(tmp_path):
     pictures = [str(EXAMPLES / name) for name in ("espresso.jpg", "tabby.jpg")]
     done = headwater("explain", *pictures, "--model", "tiny20", "--flow", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    numbers = json.loads((tmp_path / "flow.json").read_text())
+    numbers = json.loads((tmp_path / "flow.tiny20.otsuki2024.predicted.json").read_text())
     assert numbers["pictures"] == 2
-    alone = [json.loads((tmp_path / f"{name}.otsuki2024.json").read_text())["flow"] for name in ("espresso", "tabby")]
+    alone = [
+        json.loads((tmp_path / f"{name}.tiny20.otsuki2024.{name}.json").read_text())["flow"]
+        for name in ("espresso", "tabby")
+    ]
     for join, *each in zip(numbers["joins"], *alone, strict=True):
         mean = sum(torch.tensor(one["relevance"]) for one in each) / 2
         torch.testing.assert_close(torch.tensor(join["relevance"]), mean)
-    assert Image.open(tmp_path / "flow.png").format == "PNG"
+    assert Image.open(tmp_path / "flow.tiny20.otsuki2024.predicted.png").format == "PNG"

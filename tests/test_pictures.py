@@ -107,7 +107,7 @@ def test_what_the_network_did_not_see_is_nan():
     prepare = Preprocessing(64, 64)
     laid = to_picture(torch.ones(64, 64), prepare.box(600, 400), 600, 400)
     assert np.isnan(laid[:, :99]).all() and np.isnan(laid[:, 501:]).all()
-    assert np.allclose(laid[:, 101:499], 1)
+    assert np.allclose(laid[:, 101:499], (64 / 400) ** 2), "relevance per image pixel"
 
 
 def test_stretching_shows_the_network_all_of_the_picture():
@@ -117,4 +117,4 @@ def test_stretching_shows_the_network_all_of_the_picture():
     assert stretched.box(60, 20) == Box(0, 0, 60, 20)
     laid = to_picture(torch.arange(32.0).expand(32, 32), stretched.box(60, 20), 60, 20)
     assert laid.shape == (20, 60) and np.isfinite(laid).all()
-    assert laid[0, 0] == 0 and laid[0, -1] == 31 and (np.diff(laid[0]) >= 0).all()
+    assert laid[0, 0] == 0 and laid[0, -1] == pytest.approx(31 * 32 * 32 / (20 * 60)) and (np.diff(laid[0]) >= 0).all()

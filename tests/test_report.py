@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from headwater.errors import InputError
-from headwater.report import Style, c3_figure, contact_sheet, figure, overlay
+from headwater.report import Labels, Style, c3_figure, contact_sheet, figure, overlay
 from headwater.report.pictures import shown
 
 PHOTO = Image.fromarray(np.random.RandomState(0).randint(0, 255, (60, 90, 3), dtype=np.uint8))
@@ -31,7 +31,7 @@ def test_unseen_parts_are_pale():
 
 
 def test_figure_is_a_png_with_three_panels():
-    picture = Image.open(io.BytesIO(figure(PHOTO, MAP, "tabby 90 %", "otsuki2024")))
+    picture = Image.open(io.BytesIO(figure(PHOTO, MAP, Labels("tabby", "90 %", method="otsuki2024"))))
     assert picture.format == "PNG"
     assert picture.width == 1500
 

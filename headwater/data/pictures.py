@@ -7,20 +7,28 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from headwater.errors import PictureError
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: 10,000 x 10,000."""
+_S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 340, 341  # TIFF 6.0, section 19: the values that are black and white
+_WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 
 
 def open_picture(path: str | Path) -> Image.Image:
     """Read a picture as RGB, upright as its EXIF orientation says.
 
-    Transparent parts become white, 16-bit pictures are scaled to 8 bits, greyscale and CMYK are converted.
+    Transparent parts become white, greyscale and CMYK are converted; of several frames the first is read. Deeper
+    images are scaled to 8 bits by the range that the *file* has, never by the values that happen to be in it: 16-bit
+    images by 65535 (a 12-bit TIFF by 4095), floating-point images by the range 0 to 1, or by the TIFF tags
+    SMinSampleValue and SMaxSampleValue where the file has them.
 
     Raises:
-        PictureError: the file is missing, not a readable picture, cut off, or larger than ``MAX_PIXELS``.
+        PictureError: the file is missing, not a readable picture, cut off, or larger than ``MAX_PIXELS``; or it holds
+            floating-point values outside the range, values that are not finite, or signed or 32-bit integers without
+            those tags, for which no file says what is white.
     """
     path = Path(path)
     if path.is_dir():
@@ -40,26 +48,68 @@ def open_picture(path: str | Path) -> Image.Image:
                         "make it smaller first"
                     )
                 picture.load()
-                return _rgb(ImageOps.exif_transpose(picture))
+                return _rgb(picture, path)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
         raise PictureError(f"{path} is too large to decode safely ({error})") from error
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...)"
+            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with several "
+            "channels must have 8 or 16 bits per sample)"
         ) from error
     except Exception as error:  # decoders raise whatever they like on broken files
         raise PictureError(f"{path} cannot be read: {error}") from error
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _rgb(picture: Image.Image, path: Path) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture, dtype=np.float64)
-        top = 255.0 if values.size == 0 or values.max() <= 255 else 65535.0
-        return Image.fromarray(np.clip(values * (255.0 / top), 0, 255).round().astype(np.uint8)).convert("RGB")
+        black, white = _range(picture, path)
+        values = np.asarray(ImageOps.exif_transpose(picture), dtype=np.float64)
+        scaled = np.clip((values - black) * (255.0 / (white - black)), 0, 255)
+        return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    picture = ImageOps.exif_transpose(picture)
     if "A" in picture.getbands() or "transparency" in picture.info:
         layered = picture.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
+        white_layer = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white_layer, layered).convert("RGB")
     return picture.convert("RGB")
+
+
+def _range(picture: Image.Image, path: Path) -> tuple[float, float]:
+    """The values of a greyscale image of more than 8 bits that are black and white, by what its file says."""
+    tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+    values = np.asarray(picture)
+    bad = values.size - np.count_nonzero(np.isfinite(values))
+    if bad:
+        raise PictureError(f"{path} holds {bad:,} values that are not finite (NaN or infinite); replace them first")
+    low, high = float(values.min()), float(values.max())
+    kind = "floating-point values" if picture.mode == "F" else "integers"
+    if picture.mode.startswith("I;16"):
+        black, white, source = 0.0, float(2 ** int(_first(tags.get(BITSPERSAMPLE, 16))) - 1), "its bits per sample"
+    elif picture.mode == "I" and picture.format in ("PNG", "PPM"):  # Pillow's older name for 16 bits
+        black, white, source = 0.0, 65535.0, "its 16 bits"
+    elif _S_MAX_SAMPLE_VALUE in tags:
+        black = float(_first(tags.get(_S_MIN_SAMPLE_VALUE, 0)))
+        white, source = float(_first(tags[_S_MAX_SAMPLE_VALUE])), "its tags SMinSampleValue and SMaxSampleValue"
+        if not (np.isfinite([black, white]).all() and black < white):
+            raise PictureError(f"{path} states a range of {black:g} to {white:g} in {source}; that is no range")
+    elif picture.mode == "F":
+        black, white, source = 0.0, 1.0, "what is accepted of floating point"
+    else:
+        raise PictureError(
+            f"{path} holds signed or 32-bit integers ({low:g} to {high:g}), and does not say which value is white; "
+            "save it with 8 or 16 bits, as floating point from 0 to 1, or with the TIFF tag SMaxSampleValue"
+        )
+    rounding = 4 * float(np.finfo(np.float32).eps) * (white - black)  # of whoever scaled the values to the range
+    if low < black - rounding or high > white + rounding:
+        raise PictureError(
+            f"{path} holds {kind} from {low:g} to {high:g}, outside {black:g} to {white:g} ({source}); scale them first"
+        )
+    inverted = tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO  # Pillow inverts these for 8 bits only
+    return (white, black) if inverted else (black, white)
+
+
+def _first(value: float | tuple[float, ...]) -> float:
+    """A TIFF tag's value, of which there may be one per channel."""
+    return value[0] if isinstance(value, tuple) else value

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
+
+_LONG = 16
+"""Images longer than so many times their short side are resized only where they are cropped."""
+_BLOCK = 2**22  # values at a time while a map is laid over its image, so that memory stays bounded
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,20 @@ class Preprocessing:
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The picture (RGB) as float32 ``(3, crop, crop)``, normalised."""
-        mode = InterpolationMode(self.interpolation)
-        size = [self.resize] * (2 if self.stretch else 1)
-        resized = transforms.resize(picture, size, interpolation=mode, antialias=True)
-        tensor = transforms.to_tensor(transforms.center_crop(resized, [self.crop]))
+        tensor = transforms.to_tensor(transforms.center_crop(self._resized(picture), [self.crop]))
         return transforms.normalize(tensor, list(self.mean), list(self.std))
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        """The resized image; of a very long one only the part that the crop takes (1 x 500 would be 256 x 128,000)."""
+        width, height = picture.size
+        ordinary = max(width, height) <= _LONG * min(width, height)
+        if ordinary or self.stretch or self.crop > _LONG * self.resize:
+            size = [self.resize] * (2 if self.stretch else 1)
+            return transforms.resize(picture, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
+        filtered, box = Image.Resampling[self.interpolation.upper()], self.box(width, height)
+        if width > height:
+            return picture.resize((self.crop, self.resize), filtered, (box.left, 0, box.right, height))
+        return picture.resize((self.resize, self.crop), filtered, (0, box.top, width, box.bottom))
 
     def box(self, width: int, height: int) -> Box:
         """The part of a ``width`` x ``height`` picture that the network sees."""
@@ -66,18 +78,58 @@ class Preprocessing:
         return Box(left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
 
 
-def to_picture(heatmap: Tensor, box: Box, width: int, height: int) -> np.ndarray:
-    """A map ``(H, W)`` laid over its picture: float32 ``(height, width)``, NaN outside ``box``.
+def to_picture(heatmap: Tensor, box: Box, width: int, height: int, additive: bool = True) -> np.ndarray:
+    """A map ``(H, W)`` laid over its image: float32 ``(height, width)``, NaN where the network did not look.
 
-    Each picture pixel takes the map's value at its own centre, bilinearly, so nothing is shifted by half a pixel.
+    The map is taken as a density, interpolated bilinearly between the centres of its pixels and constant beyond the
+    outermost ones. That density has the map's own sum over ``box``; each image pixel gets its integral over the pixel,
+    exactly, whatever the sizes. So the result sums to the map's sum where ``box`` lies within the image, and nothing is
+    shifted by half a pixel.
+
+    Args:
+        heatmap: one map, in the coordinates of the network's input.
+        box: the part of the image that the network saw.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        additive: each image pixel gets its share of the sum; else the mean of the map over the pixel, for maps whose
+            values do not add up to anything.
     """
-    rows, columns = heatmap.shape
-    across = (torch.arange(width) + 0.5 - box.left) / (box.right - box.left)
-    down = (torch.arange(height) + 0.5 - box.top) / (box.bottom - box.top)
-    inside = ((down >= 0) & (down <= 1))[:, None] & ((across >= 0) & (across <= 1))[None, :]
-    grid = torch.stack(torch.broadcast_tensors(2 * across[None, :] - 1, 2 * down[:, None] - 1), dim=-1)
-    source = heatmap.detach().to("cpu", torch.float32).reshape(1, 1, rows, columns)
-    laid = functional.grid_sample(
-        source, grid[None].float(), mode="bilinear", padding_mode="border", align_corners=False
+    source = heatmap.detach().to("cpu", torch.float64).numpy()
+    down = _edges(height, box.top, box.bottom, source.shape[0])
+    across = _edges(width, box.left, box.right, source.shape[1])
+    rows, columns = (
+        _seen(down, box.bottom - box.top, source.shape[0]),
+        _seen(across, box.right - box.left, source.shape[1]),
     )
-    return np.where(inside.numpy(), laid[0, 0].numpy(), np.nan).astype(np.float32)
+    laid = np.full((height, width), np.nan, dtype=np.float32)
+    step = max(1, _BLOCK // max(columns.stop - columns.start, source.shape[1]))
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        edges, sides = down[start : stop + 1], across[columns.start : columns.stop + 1]
+        values = np.diff(_integral(np.diff(_integral(source, edges), axis=0).T, sides), axis=0).T
+        laid[start:stop, columns] = values if additive else values / np.outer(np.diff(edges), np.diff(sides))
+    return laid
+
+
+def _edges(pixels: int, start: float, stop: float, cells: int) -> np.ndarray:
+    """The ``pixels + 1`` edges of an image's pixels in units of the map's cells, ending where the map ends."""
+    return ((np.arange(pixels + 1) - start) * (cells / (stop - start))).clip(0, cells)
+
+
+def _seen(edges: np.ndarray, length: float, cells: int) -> slice:
+    """The pixels that the map covers by more than rounding of the box, whose ``length`` is in pixels."""
+    covered = np.flatnonzero(np.diff(edges) * (length / cells) > 1e-9)
+    return slice(int(covered[0]), int(covered[-1]) + 1) if covered.size else slice(0, 0)
+
+
+def _integral(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """From 0 to each of ``at``, of ``values`` ``(cells, ...)`` interpolated linearly along the first axis."""
+    cells = len(values)
+    nodes = np.concatenate([[0.0], np.arange(cells) + 0.5, [cells]])
+    heights = np.concatenate([values[:1], values, values[-1:]])
+    lengths = np.diff(nodes)[:, None]
+    before = np.concatenate([np.zeros_like(values[:1]), np.cumsum((heights[:-1] + heights[1:]) / 2 * lengths, axis=0)])
+    piece = (at + 0.5).astype(np.int64).clip(0, cells)  # the nodes lie half a cell off the integers
+    along = (at - nodes[piece])[:, None]
+    slope = (heights[1:] - heights[:-1]) / lengths
+    return before[piece] + along * (heights[piece] + slope[piece] * along / 2)

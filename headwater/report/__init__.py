@@ -1,8 +1,8 @@
 """Pictures and figures."""
 
 from headwater.report.flow import flow_figure
-from headwater.report.pictures import Style, figure, overlay
+from headwater.report.pictures import Labels, Style, figure, overlay
 from headwater.report.sheet import contact_sheet
 from headwater.report.stages import c3_figure
 
-__all__ = ["Style", "c3_figure", "contact_sheet", "figure", "flow_figure", "overlay"]
+__all__ = ["Labels", "Style", "c3_figure", "contact_sheet", "figure", "flow_figure", "overlay"]
