@@ -126,19 +126,19 @@ def _identity(path: Path, key: str) -> Any:
 
 def _create(path: Path, content: str) -> bool:
     """Write a file unless there is one, also one that another process has made a moment ago; whether it was written."""
+    created = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            try:
-                file.write(content)
-            except OSError:
-                path.unlink(missing_ok=True)
-                raise
+            created = True
+            file.write(content)
     except FileExistsError:
         if path.parent.is_dir():
             return False
         raise _unwritable(path, "its folder is a file") from None
     except OSError as error:
+        if created:
+            path.unlink(missing_ok=True)
         raise _unwritable(path, error.strerror or str(error)) from error
     return True
 

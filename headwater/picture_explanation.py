@@ -164,7 +164,7 @@ class PictureExplanation(Explanation):
             OutputError: a file cannot be written.
             InputError: ``stem`` is not a file name.
         """
-        if stem is not None and (not stem or Path(stem).name != stem):
+        if stem is not None and (stem in ("", ".", "..") or Path(stem).name != stem):
             raise InputError(f"stem must be a file name without a folder, got {stem!r}; the folder is given as out")
         drawn, raw = io.BytesIO(), io.BytesIO()
         np.save(raw, self.heatmap[0].float().cpu().numpy())
