@@ -25,7 +25,7 @@ from headwater.layers import (
     layer_for,
     layer_version,
 )
-from headwater.reach import Entry, check_blocks, check_entries, is_for, misplaced, path_of, takes_joins
+from headwater.reach import Entry, check_blocks, check_entries, check_table, is_for, misplaced, path_of, takes_joins
 from headwater.rules import (
     Epsilon,
     Follow,
@@ -104,7 +104,9 @@ class Composite:
     def __post_init__(self) -> None:
         if self.gates not in ("features", "half"):
             raise InputError(f"gates must be 'features' or 'half', got {self.gates!r}")
-        if isinstance(self.blocks, str) and self.blocks != "residual":
+        if self.blocks != "residual" and (
+            isinstance(self.blocks, str) or not all(isinstance(pattern, str) for pattern in self.blocks)
+        ):
             raise InputError(f"blocks must be a tuple of paths and class names, or 'residual', got {self.blocks!r}")
         if self.after is not None and not (isinstance(self.after, tuple) and len(self.after) == 2):
             raise InputError(f"after must be (number of joins, rule), got {self.after!r}")
@@ -113,12 +115,8 @@ class Composite:
         for place, rule in given.items():
             if rule is not None and not isinstance(rule, Rule):
                 raise InputError(f"{place} must be a Rule object, got {rule!r}")
-        for table in ("names", "types"):
-            for key, choice in getattr(self, table).items():
-                if not isinstance(choice, Rule) and (isinstance(choice, type) or not hasattr(choice, "identity_skips")):
-                    raise InputError(
-                        f"{table}[{key!r}] must be a Rule object, or a splitting for joins; got {choice!r}"
-                    )
+        check_table("names", self.names)
+        check_table("types", self.types)
 
     def find_blocks(self, graph: Graph, operations: Sequence[Operation], lookup: Lookup) -> list[Group]:
         """The operations of ``graph`` that are taken as one layer, among those that the image's values enter.

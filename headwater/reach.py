@@ -51,6 +51,19 @@ def takes_joins(choice: Rule | Splitting) -> bool:
     return any(issubclass(kind, Join) for kind in kinds)
 
 
+def check_table(field: str, table: Mapping[str, Rule | Splitting]) -> None:
+    """Check that ``names`` or ``types`` goes from strings to rules and splittings.
+
+    Raises:
+        InputError: it does not.
+    """
+    for key, choice in table.items():
+        if not isinstance(key, str):
+            raise InputError(f"{field} goes by strings, such as 'conv2d' or 'layer4.*'; got {key!r}")
+        if not isinstance(choice, Rule) and (isinstance(choice, type) or not hasattr(choice, "identity_skips")):
+            raise InputError(f"{field}[{key!r}] must be a Rule object, or a splitting for joins; got {choice!r}")
+
+
 def is_for(choice: Rule | Splitting, layer: Layer) -> bool:
     """Whether a rule, or a splitting, can pass relevance through this layer."""
     if isinstance(layer, Join):
@@ -58,7 +71,7 @@ def is_for(choice: Rule | Splitting, layer: Layer) -> bool:
     if not isinstance(choice, Rule):
         return False
     several = len(layer.operation.inputs) > 1
-    return isinstance(layer, choice.layers) and not (several and isinstance(choice, Pass))
+    return isinstance(layer, choice.layers) and not (several and type(choice) is Pass)
 
 
 def path_of(layer: Layer) -> str:
@@ -216,7 +229,7 @@ def _purpose(choice: Rule | Splitting) -> str:
     if not isinstance(choice, Rule):
         return f"{choice} is for joins"
     kinds = choice.layers if isinstance(choice.layers, tuple) else (choice.layers,)
-    named = "layers with one input" if isinstance(choice, Pass) else ", ".join(kind.__name__ for kind in kinds)
+    named = "layers with one input" if type(choice) is Pass else ", ".join(kind.__name__ for kind in kinds)
     return f"{choice} is for {named} (joins take a splitting, such as Ratio())"
 
 

@@ -98,7 +98,7 @@ def test_types_and_places_that_reach_nothing(tiny, pictures, change, message):
     assert hw.LRP(tiny, replace(mine, strict=False))(pictures).heatmap.shape == (3, 16, 12)
 
 
-@pytest.mark.parametrize("key", ["conv", "linaer", "relu_", "block", "ReLU"])
+@pytest.mark.parametrize("key", ["conv", "linaer", "relu_", "block", "ReLU", "a b", ""])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_type_that_no_operation_goes_by_is_an_error_in_any_composite(tiny, pictures, key, strict):
     with pytest.raises(InputError, match=rf"types\['{key}'\] is neither an ATen name nor a category; (did|it could)"):
@@ -123,6 +123,8 @@ def test_blocks_that_reach_nothing(tiny, pictures, blocks, message):
     [
         ({"names": {"stem": Gamma}}, r"names\['stem'\] must be a Rule object"),
         ({"types": {"add": Ratio}}, r"types\['add'\] must be a Rule object, or a splitting"),
+        ({"types": {nn.Conv2d: Gamma()}}, "types goes by strings"),
+        ({"blocks": (nn.ReLU,)}, "must be a tuple of paths and class names"),
         ({"first": Ratio()}, "first must be a Rule"),
         ({"after": Epsilon()}, r"after must be \(number of joins, rule\)"),
     ],

@@ -96,6 +96,16 @@ def test_the_blocks_of_other_residual_networks(name, size, count):
     assert all(block.path.startswith(("features.", "layers.")) for block in found)
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("efficientnet_lite0", 9), ("res2net50_26w_4s", 16), ("gcresnext26ts", 8)],
+)
+def test_the_blocks_of_timms_networks(name, count):
+    """Without an activation after the join; with joins, or additive attention, inside of the block."""
+    timm = pytest.importorskip("timm")
+    assert len(blocks(timm.create_model(name, num_classes=2), 32)) == count
+
+
 def test_a_block_ends_with_the_activation_right_after_its_join():
     layers = structure(TinyResidual())
     kinds = [[layers.producers[name].operation.kind for name in block.operations] for block in layers.residual_blocks()]
