@@ -15,7 +15,7 @@ from headwater.errors import InputError
 from headwater.flow import Flow, JoinFlow
 from headwater.graph import Constant, Graph, Operation, Value, Weight
 from headwater.layers import Activation, BatchNorm, Block, Layer, Linear, layer_for
-from headwater.rules import Rule, Split
+from headwater.rules import Rule
 from headwater.structure import Structure
 from headwater.weights import WeightStore
 
@@ -141,7 +141,7 @@ class Plan:
                     values[name] if step.rule.keeps_inputs else self._blank(shapes[name], seed) for name in step.inputs
                 ]
                 shares = step.rule(step.layer, self._prepared(step), inputs, arriving)
-                if isinstance(step.rule, Split):
+                if step.output in self._branches:
                     account.note_join(step.output, shares, batch)
                 for name, share in zip(step.inputs, shares, strict=True):
                     if share is not None:
@@ -165,7 +165,7 @@ class Plan:
             tuple(
                 JoinFlow(step.output, step.layer.operation.module, self._branches[step.output], joins)
                 for step in self.steps
-                if step.output in self._branches and (joins := account.joins.get(step.output)) is not None
+                if (joins := account.joins.get(step.output)) is not None
             )
         )
 

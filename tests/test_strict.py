@@ -191,6 +191,9 @@ def test_a_rule_of_ones_own_for_joins(tiny, pictures):
     for mine in (replace(BASE, names={"block*": Thirds()}), replace(BASE, types={**BASE.types, "add": Thirds()})):
         e = hw.LRP(tiny, mine)(pictures)
         assert (e.conservation.error < 1e-6).all()
+        for join in e.flow.joins:
+            torch.testing.assert_close(join.skip, torch.full((3,), 2 / 3))
+        assert len(e.flow.joins) == 2
         assert not torch.allclose(e.heatmap, hw.LRP(tiny)(pictures).heatmap)
     with pytest.raises(InputError, match="not for 'add', which joins branches"):
         hw.register_rule("add", Pass())
