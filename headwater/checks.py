@@ -16,16 +16,23 @@ def check_pictures(x: Any, model: nn.Module) -> None:
     """Pictures that ``model`` can take.
 
     Raises:
-        InputError: ``x`` is no floating-point batch ``(N, C, H, W)``, holds NaN or infinity, or is of another dtype,
-            device or number of channels than the model; ``model`` is no module, has no weights or is quantised.
+        InputError: ``x`` is no dense floating-point batch ``(N, C, H, W)``, holds NaN or infinity, or is of another
+            dtype, device or number of channels than the model; ``model`` is no module, has no weights, is quantised or
+            compiled by TorchScript.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
+    if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_nested):
+        kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+        raise InputError(
+            f"pictures must be a dense tensor (N, C, H, W), got a {kind} one; make it dense first (to_dense)"
+        )
     if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
         given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"pictures must be a tensor (N, C, H, W) with at least one picture, got {given}")
     if not x.is_floating_point():
         raise InputError(f"pictures must be floating point and normalised as the network expects, got {x.dtype}")
+    if x.is_meta:
+        raise InputError("pictures are on the meta device and have no values; load them onto the model's device")
     if not x.isfinite().all():
         raise InputError("pictures hold NaN or infinity")
     tensors = [*model.parameters(), *model.buffers()]
@@ -43,6 +50,23 @@ def check_pictures(x: Any, model: nn.Module) -> None:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None and first.in_channels != x.shape[1] and not _runs(model, x):
         raise InputError(f"the network takes pictures of {first.in_channels} channels, got {x.shape[1]}")
+
+
+def check_module(model: Any) -> None:
+    """A module whose code can be read.
+
+    Raises:
+        InputError: it is no module, or one that TorchScript has compiled, as a whole or in part.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"module {name!r} of the model" if name else "the model"
+            raise InputError(
+                f"{what} is compiled by TorchScript (torch.jit.trace, script or load), which torch.export cannot read; "
+                "explain the Python module that it was made from"
+            )
 
 
 def _runs(model: nn.Module, x: Tensor) -> bool:

@@ -22,6 +22,7 @@ from torch.utils import _pytree
 
 from headwater.errors import TraceError
 from headwater.modes import tracing
+from headwater.randomness import draws, equal_programs, generators, refusal
 
 aten = torch.ops.aten
 Shape = tuple[int | None, ...]
@@ -167,6 +168,11 @@ class Graph:
                 open_until = max(open_until, last_use.get(operation.name, -1))
         return tuple(cuts)
 
+    def constants(self) -> tuple[Tensor, ...]:
+        """Tensors among the arguments that are no parameters or buffers."""
+        found = leaves([(operation.args, operation.kwargs) for operation in self.operations])
+        return tuple({id(leaf.tensor): leaf.tensor for leaf in found if isinstance(leaf, Constant)}.values())
+
     def counts(self) -> Counter[str]:
         """How many operations of each kind there are."""
         return Counter(operation.kind for operation in self.operations)
@@ -221,7 +227,8 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
         output: which of several outputs to take: a key of a dict, a position in a tuple.
 
     Raises:
-        TraceError: the model's control flow depends on data, it cannot be exported, or it does not return one tensor.
+        TraceError: the model's control flow depends on data, two forwards differ by random numbers, it cannot be
+            exported, or it does not return one tensor.
 
     >>> import torch
     >>> graph = trace(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), torch.zeros(1, 3, 8, 8))
@@ -237,7 +244,11 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
         )
     with tracing(x), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*assigned during export.*")  # a pruned weight, in the skeleton
+        before = generators()
         program = _export(skeleton(model), x)
+        for _ in range(3 if generators() != before else 0):
+            if not equal_programs(program, _export(skeleton(model), x)):
+                raise TraceError(refusal(f"forward of {type(model).__name__}"))
         if any(node.op == "get_attr" or _mutates_a_view(node) for node in program.graph.nodes):
             # Rewrites writes into views and opens what is wrapped in a mode (autocast); costs seconds.
             program = program.run_decompositions({})
@@ -254,7 +265,13 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
     if not isinstance(result, Value) or result.name not in reader.depends:
         raise TraceError(f"the output of {type(model).__name__} does not depend on the picture.")
     batch = reader.shapes[reader.picture][0]
-    return _without_dead_ends(Graph(tuple(reader.operations), reader.picture, result.name, batch, reader.shapes))
+    graph = _without_dead_ends(Graph(tuple(reader.operations), reader.picture, result.name, batch, reader.shapes))
+    for operation in graph.operations:
+        target = operation.target.target if isinstance(operation.target, Pick) else operation.target
+        if draws(target, operation.args, operation.kwargs):
+            where = operation.module or "(the model itself)"
+            raise TraceError(refusal(f"operation {operation.kind!r} in module {where!r}"))
+    return graph
 
 
 class _Reader:
@@ -338,6 +355,8 @@ class _Reader:
         mask = rest[0] if rest else options.get("attn_mask")
         if options.get("is_causal") or (len(rest) > 2 and rest[2]) or options.get("enable_gqa"):
             raise TraceError("causal or grouped-query attention is not supported")
+        if rest[1] if len(rest) > 1 else options.get("dropout_p"):
+            raise TraceError(refusal(f"attention with dropout in module {_path(node)!r}"))
         q, k = (cast(torch.fx.Node, n).meta["val"] for n in node.args[:2])
         scale = options.get("scale") or q.shape[-1] ** -0.5
         name = node.name
@@ -419,10 +438,13 @@ def skeleton(model: nn.Module) -> nn.Module:
     for _, hooks in saved:
         for owner in hooks.values():
             if owner is not None:
-                memo[id(owner)] = type(owner)(
-                    (key, hook) for key, hook in owner.items() if type(hook).__module__.startswith("torch.nn.utils")
-                )
+                memo[id(owner)] = type(owner)((key, hook) for key, hook in owner.items() if computes_a_weight(hook))
     return copy.deepcopy(model, memo).eval()
+
+
+def computes_a_weight(hook: Any) -> bool:
+    """Whether a hook is one of ``torch.nn.utils`` or of a class derived from them, which is part of the network."""
+    return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)
 
 
 _HOOKS = (
@@ -498,6 +520,11 @@ def _calls(node: torch.fx.Node) -> tuple[ModuleCall, ...]:
     stack = node.meta.get("nn_module_stack") or {}
     calls = [ModuleCall(path, str(kind).rsplit(".", 1)[-1], key) for key, (path, kind) in stack.items()]
     return tuple(call for call in calls if call.path and not call.path.startswith("_empty_nn_module"))
+
+
+def _path(node: torch.fx.Node) -> str:
+    calls = _calls(node)
+    return calls[-1].path if calls else "(the model itself)"
 
 
 def _without_dead_ends(graph: Graph) -> Graph:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from headwater.checks import check_pictures
+from headwater.checks import check_module, check_pictures
 from headwater.composites import Composite, load_composite, registry_version
+from headwater.coupling import check_independence
 from headwater.errors import InputError
 from headwater.explanation import Conservation, Explanation
 from headwater.graph import Graph, trace
+from headwater.kept import Kept
 from headwater.modes import computing, detached
 from headwater.plan import Account, Plan, total
 from headwater.seed import Region, Start, Target, check_start, make_seed
 from headwater.weights import WeightStore
-
-_PLANS = 8  # picture sizes for which the list of operations is kept
 
 
 class LRP:
@@ -47,21 +46,20 @@ class LRP:
     def __init__(
         self, model: nn.Module, composite: str | Composite = "otsuki2024", output: str | int | None = None
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_module(model)
         self.model = model
         self.output = output
         self.composite = load_composite(composite) if isinstance(composite, str) else composite
         if not isinstance(self.composite, Composite):
             raise InputError(f"composite must be a name or a Composite, got {type(composite).__name__}")
-        self._plans: OrderedDict[tuple[object, ...], Plan] = OrderedDict()
+        self._plans: Kept[Plan] = Kept()
 
     def __call__(
         self,
         x: Tensor,
         target: Target = None,
         start: Start = "probability",
-        checkpoints: Sequence[str] | Literal["cuts"] = (),
+        checkpoints: Sequence[str] | Literal["cuts"] | None = (),
         region: Region = None,
     ) -> Explanation:
         """Explain pictures.
@@ -71,8 +69,9 @@ class LRP:
             target: class to explain: ``None`` for the predicted one, an int for all pictures, or long ``(N,)``.
             start: relevance to begin with: the softmax ``"probability"`` of the target, its ``"logit"``, or ``"one"``.
                 For a regression, ``"logit"`` is the predicted value.
-            checkpoints: module names; the relevance at each module's input is returned too. Or ``"cuts"``: relevance is
-                added up at every value that all paths from picture to output cross, see :meth:`Graph.cuts`.
+            checkpoints: module names, or ``None`` for none; the relevance at each module's input is returned too. Or
+                ``"cuts"``: relevance is added up at every value that all paths from picture to output cross, see
+                :meth:`Graph.cuts`.
             region: for a network with an output a pixel, which of them to explain: ``(row, column)``, or a mask
                 ``(H, W)`` or ``(N, H, W)`` of the output's size; ``None`` for those where the target is predicted. The
                 sweep begins with the mean over the region.
@@ -88,7 +87,8 @@ class LRP:
         check_pictures(x, self.model)
         check_start(start)
         plan = self._plan(x)
-        if isinstance(checkpoints, str) and checkpoints != "cuts":
+        checkpoints = () if checkpoints is None else checkpoints
+        if checkpoints != "cuts" and (isinstance(checkpoints, str) or not isinstance(checkpoints, Collection)):
             raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
         if checkpoints == "cuts":
             account = Account(len(x), add_up=plan.graph.cuts())
@@ -129,19 +129,14 @@ class LRP:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles without the plans, which are made again at the first call."""
-        return {**self.__dict__, "_plans": OrderedDict()}
+        return {**self.__dict__, "_plans": Kept()}
 
     def _plan(self, x: Tensor) -> Plan:
-        """The plan for pictures of this size, made on first sight."""
-        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device, registry_version())
-        for known in (key, (*key, len(x))):
-            if known in self._plans:
-                self._plans.move_to_end(known)
-                return self._plans[known]
+        """The plan for pictures of this size, made on first sight and when the model or the registered rules change."""
+        return self._plans.get(self.model, x, lambda: self._make_plan(x), registry_version())
+
+    def _make_plan(self, x: Tensor) -> tuple[Plan, int | None]:
         graph = trace(self.model, x, self.output)
-        weights = WeightStore(self.model, (name for operation in graph.operations for name in operation.weights))
-        plan = Plan(graph, self.composite, weights)
-        self._plans[key if graph.batch is None else (*key, graph.batch)] = plan
-        while len(self._plans) > _PLANS:
-            self._plans.popitem(last=False)
-        return plan
+        names = [name for operation in graph.operations for name in operation.weights]
+        check_independence(graph, self.model, x)
+        return Plan(graph, self.composite, WeightStore(self.model, names, graph.constants())), graph.batch

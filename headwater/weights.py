@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from headwater.checksum import checksum, same
 from headwater.errors import InputError
 
 
 class WeightStore:
     """Live parameters and buffers of a model by name, with a cache that lasts as long as they do not change.
 
-    A change is noticed by a tensor's identity and version, and by a few of its values, so writes through ``.data``
-    (which have no version) are noticed too.
+    A change is noticed by a tensor's identity, layout and version. Where these are as before, it is noticed by a
+    checksum over all bytes, which sees what has no version: writes through ``.data``, through a numpy view or from
+    another process, values swapped within a tensor. :func:`headwater.checksum.checksum` says with what certainty.
+
+    Args:
+        model: whose tensors they are.
+        names: of the tensors.
+        constants: further tensors from which something may be derived.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+    def __init__(self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = ()) -> None:
         self.model = model
         self.names = tuple(dict.fromkeys(names))
+        self.constants = tuple(constants)
         self.tensors: dict[str, Tensor] = {}
         self._cache: dict[Any, Any] = {}
-        self._identity: Any = None
-        self._probe: Tensor | None = None
+        self._seen: tuple[list[Any], list[Tensor]] | None = None
 
     def refresh(self) -> None:
         """Look the tensors up again; forget what was derived if any has changed.
@@ -32,18 +38,19 @@ class WeightStore:
         Raises:
             InputError: a tensor is gone, or holds NaN or infinity.
         """
-        tensors = {name: self._tensor(name) for name in self.names}
-        identity = [(t.data_ptr(), t._version, t.shape, t.stride(), t.dtype, t.device) for t in tensors.values()]
-        probe = torch.cat([_samples(t) for t in tensors.values()]) if tensors else torch.zeros(0)
-        unchanged = identity == self._identity and self._probe is not None and torch.equal(probe, self._probe)
+        tensors = live_tensors(self.model, self.names)
+        watched = [*tensors.values(), *self.constants]
+        identity = [identity_of(tensor) for tensor in watched]
+        seen = self._seen
+        unchanged = seen is not None and seen[0] == identity
+        sums = checksum(watched)
         self.tensors = tensors
-        if unchanged:
+        if unchanged and seen is not None and same(seen[1], sums):
             return
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise InputError(f"weight {name!r} holds NaN or infinity; a map made from it would mean nothing")
+        self._seen = None
+        check_finite(tensors)
         self._cache.clear()
-        self._identity, self._probe = identity, probe
+        self._seen = identity, sums
 
     def derived(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, kept under ``key`` until a weight changes."""
@@ -51,22 +58,45 @@ class WeightStore:
             self._cache[key] = make()
         return self._cache[key]
 
-    def _tensor(self, name: str) -> Tensor:
+
+def identity_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What differs when another tensor has taken a tensor's place, or torch has written to it."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def live_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The model's tensors of these names as they are now, without history.
+
+    Raises:
+        InputError: a tensor is gone.
+    """
+    modules: dict[str, nn.Module] = {}
+    tensors = {}
+    for name in names:
         path, _, leaf = name.rpartition(".")
         try:
-            tensor = getattr(self.model.get_submodule(path), leaf)
+            if path not in modules:
+                modules[path] = model.get_submodule(path)
+            tensors[name] = getattr(modules[path], leaf).detach()
         except AttributeError as error:
             raise InputError(f"the model no longer has {name!r}; make a new LRP after changing its layers") from error
-        return tensor.detach()
+    return tensors
 
 
-def _samples(tensor: Tensor, count: int = 4) -> Tensor:
-    """A few of the tensor's values, spread over its memory."""
-    elements = tensor.numel()
-    if elements == 0:
-        return torch.zeros(0, device=tensor.device)
-    dense = tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-    if not dense:
-        return tensor.sum().reshape(1).float()
-    step = max(1, elements // count)
-    return tensor.as_strided(((elements - 1) // step + 1,), (step,), tensor.storage_offset()).float()
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not _finite(tensor):
+            raise InputError(f"weight {name!r} holds NaN or infinity; a map made from it would mean nothing")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.itemsize == 1:  # torch has no extrema of 8-bit floats
+        return bool(tensor.float().isfinite().all())
+    low, high = tensor.aminmax()  # NaN where any value is; many times faster than asking each value
+    return bool(low.isfinite() & high.isfinite())

@@ -468,7 +468,7 @@ def test_a_layer_that_was_removed_is_named(tiny, pictures):
     lrp = hw.LRP(tiny)
     lrp(pictures)
     del tiny.block2
-    with pytest.raises(InputError, match=r"no longer has 'block2"):
+    with pytest.raises(TraceError, match=r"no attribute 'block2'"):
         lrp(pictures)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import io
 import warnings
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, cast
@@ -19,26 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.checks import check_pictures
-from headwater.errors import InputError, MissingDependencyError, TraceError
+from headwater.checks import check_module, check_pictures
+from headwater.coupling import check_independence
+from headwater.errors import MissingDependencyError, TraceError
 from headwater.explanation import Explanation
 from headwater.graph import Graph, trace
+from headwater.kept import Kept
 from headwater.methods.rebuilt import Rebuilt
 from headwater.modes import computing, detached
 from headwater.seed import Target, check_target
 from headwater.structure import Structure, layers_of
-
-_GRAPHS = 8  # picture sizes for which the list of operations is kept
 
 
 class Baseline(ABC):
     """A method for one model: ``method(x, target=None)`` returns an :class:`Explanation`."""
 
     def __init__(self, model: nn.Module) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_module(model)
         self.model = model
-        self._graphs: OrderedDict[tuple[object, ...], Graph] = OrderedDict()
+        self._graphs: Kept[Graph] = Kept()
 
     def __call__(self, x: Tensor, target: Target = None) -> Explanation:
         """Explain pictures.
@@ -78,15 +76,12 @@ class Baseline(ABC):
         return None
 
     def _graph(self, x: Tensor) -> Graph:
-        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device)
-        for known in (key, (*key, len(x))):
-            if known in self._graphs:
-                return self._graphs[known]
+        return self._graphs.get(self.model, x, lambda: self._trace(x))
+
+    def _trace(self, x: Tensor) -> tuple[Graph, int | None]:
         graph = trace(self.model, x)
-        self._graphs[key if graph.batch is None else (*key, len(x))] = graph
-        while len(self._graphs) > _GRAPHS:
-            self._graphs.popitem(last=False)
-        return graph
+        check_independence(graph, self.model, x)
+        return graph, graph.batch
 
 
 class Captum(Baseline):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headwater.errors import InputError
 from headwater.graph import Constant, Graph, Operation, Value, Weight
 from headwater.layers import Layer, Lookup
-from headwater.weights import WeightStore
+from headwater.weights import check_finite, live_tensors
 
 
 class Rebuilt(nn.Module):
@@ -32,9 +32,8 @@ class Rebuilt(nn.Module):
     def __init__(self, graph: Graph, model: nn.Module, addition: Callable[[], nn.Module] | None = None) -> None:
         super().__init__()
         self.graph = graph
-        weights = WeightStore(model, (name for operation in graph.operations for name in operation.weights))
-        weights.refresh()
-        self.tensors = weights.tensors
+        self.tensors = live_tensors(model, (name for operation in graph.operations for name in operation.weights))
+        check_finite(self.tensors)
         self._values: dict[str, Any] = {}
         self.calls = nn.ModuleDict()
         for operation in graph.operations:

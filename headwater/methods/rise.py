@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.checks import check_pictures
+from headwater.checks import check_module, check_pictures
 from headwater.errors import InputError
 from headwater.explanation import Explanation
 from headwater.graph import skeleton
@@ -59,8 +59,7 @@ class Rise:
         seed: int = 42,
         progress: Progress | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        check_module(model)
         if masks < 1 or cells < 1 or batch_size < 1 or not 0 < keep <= 1:
             raise InputError(
                 "masks, cells and batch_size must be at least 1 and keep in (0, 1]; "

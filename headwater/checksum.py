@@ -1,0 +1,99 @@
+"""A checksum of tensors' bytes that sees where each byte is: equal checksums mean that nothing has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_WORDS = 512  # 64-bit words under one checksum: 4 KiB
+_BLOCK = {"cpu": 128}  # rows at a time, so that they stay in a processor's cache
+_LARGE_BLOCK = 16384
+
+
+def checksum(tensors: Sequence[Tensor]) -> list[Tensor]:
+    r"""128 bits for every 4 KiB of the tensors' memory: one long tensor ``(2, rows)`` for each device.
+
+    The 64-bit words :math:`w_j` of a row, with fixed pseudo-random odd keys :math:`k_j, k'_j`, give
+
+    .. math:: \sum_j k_j w_j \bmod 2^{64} \quad\text{and}\quad \sum_j k'_j \lfloor w_j / 2^{32} \rfloor \bmod 2^{64}
+
+    A change within one word always shows. Any other change that was not made with the keys in view, two values swapped
+    or all signs flipped, goes unnoticed with a chance of at most :math:`2^{-32}`; of about :math:`2^{-63}` or less
+    where it reaches the lowest bits. (A sum modulo :math:`2^{64}` loses the top bits of what it adds, here signs and
+    exponents; the second sum has them in the middle.) Sums of integers do not depend on the order of summing: every
+    thread count gives the same bits. Nothing is copied to another device and nothing waits for one.
+    """
+    by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
+    for tensor in tensors:
+        if tensor.numel():
+            rows, rest = by_device.setdefault(tensor.device, ([], []))
+            memory = _bytes(tensor)
+            whole = len(memory) // (8 * _WORDS) * (8 * _WORDS)
+            if whole:
+                rows.append(memory[:whole].view(torch.int64).view(-1, _WORDS))
+            if whole < len(memory):
+                rest.append(memory[whole:])
+    sums = []
+    for rows, rest in by_device.values():
+        if rest:
+            short = -sum(map(len, rest)) % (8 * _WORDS)
+            rows.append(torch.cat([*rest, rest[0].new_zeros(short)]).view(torch.int64).view(-1, _WORDS))
+        sums.append(torch.cat([_sums(matrix) for matrix in rows], 1))
+    return sums
+
+
+def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    """Whether two checksums are equal."""
+    return len(one) == len(other) and all(
+        a.device == b.device and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _sums(rows: Tensor) -> Tensor:
+    low_key, high_key = _keys(rows.device)
+    sums = rows.new_empty((2, len(rows)))
+    block = _BLOCK.get(rows.device.type, _LARGE_BLOCK)
+    for k in range(0, len(rows), block):
+        part = rows[k : k + block]
+        sums[0, k : k + block] = _product(part, low_key)
+        sums[1, k : k + block] = _product(part >> 32, high_key)
+    return sums
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    # Accelerators have no matrix product of integers.
+    return matrix.mv(vector) if matrix.device.type == "cpu" else (matrix * vector).sum(1)
+
+
+@lru_cache(maxsize=32)
+def _keys(device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(20240717)
+    keys = torch.randint(-(2**63), 2**63 - 1, (2, _WORDS), generator=generator, dtype=torch.int64, device="cpu")
+    return (keys | 1).to(device)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The tensor's memory, in the order in which it lies there, as uint8 at an address that 64-bit words may have."""
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if not (tensor.is_contiguous() or _dense(tensor)):
+        tensor = tensor.contiguous()
+    flat = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
+    if flat.storage_offset() * flat.itemsize % 8 or flat.data_ptr() % 8:
+        flat = flat.clone()
+    return flat.view(torch.uint8)
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the values fill their stretch of memory, each once, in whatever order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
