@@ -8,9 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-_WORDS = 512  # 64-bit words under one checksum: 4 KiB
-_BLOCK = {"cpu": 128}  # rows at a time, so that they stay in a processor's cache
-_LARGE_BLOCK = 16384
+_WORDS = 512  # 64-bit words under one checksum
+_ROW = 8 * _WORDS  # bytes: 4 KiB
+_BLOCK = 256  # rows at a time on a CPU, so that they stay in its cache
+_LARGE_BLOCK = 16384  # elsewhere: 64 MiB
 
 
 def checksum(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -26,23 +27,23 @@ def checksum(tensors: Sequence[Tensor]) -> list[Tensor]:
     exponents; the second sum has them in the middle.) Sums of integers do not depend on the order of summing: every
     thread count gives the same bits. Nothing is copied to another device and nothing waits for one.
     """
-    by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
+    large: dict[torch.device, list[Tensor]] = {}
+    small: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for tensor in tensors:
-        if tensor.numel():
-            rows, rest = by_device.setdefault(tensor.device, ([], []))
-            memory = _bytes(tensor)
-            whole = len(memory) // (8 * _WORDS) * (8 * _WORDS)
-            if whole:
-                rows.append(memory[:whole].view(torch.int64).view(-1, _WORDS))
-            if whole < len(memory):
-                rest.append(memory[whole:])
-    sums = []
-    for rows, rest in by_device.values():
-        if rest:
-            short = -sum(map(len, rest)) % (8 * _WORDS)
-            rows.append(torch.cat([*rest, rest[0].new_zeros(short)]).view(torch.int64).view(-1, _WORDS))
-        sums.append(torch.cat([_sums(matrix) for matrix in rows], 1))
-    return sums
+        if tensor.numel() * tensor.itemsize < _ROW:
+            small.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach().reshape(-1))
+        else:
+            large.setdefault(tensor.device, []).append(_bytes(tensor))
+    for (device, _), together in small.items():
+        large.setdefault(device, []).append(_bytes(torch.cat(together)))
+    return [_rows(memories) for memories in large.values()]
+
+
+def _rows(memories: Sequence[Tensor]) -> Tensor:
+    whole = [memory[: len(memory) // _ROW * _ROW] for memory in memories]
+    rest = torch.cat([memory[len(part) :] for memory, part in zip(memories, whole, strict=True)])
+    padded = torch.nn.functional.pad(rest, (0, -len(rest) % _ROW))
+    return torch.cat([_sums(part.view(torch.int64).view(-1, _WORDS)) for part in (*whole, padded) if len(part)], 1)
 
 
 def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
@@ -54,18 +55,19 @@ def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 def _sums(rows: Tensor) -> Tensor:
     low_key, high_key = _keys(rows.device)
+    if rows.device.type != "cpu":  # accelerators have no matrix product of integers
+        parts = rows.split(_LARGE_BLOCK)
+        return torch.cat([torch.stack([(p * low_key).sum(1), ((p >> 32) * high_key).sum(1)]) for p in parts], 1)
     sums = rows.new_empty((2, len(rows)))
-    block = _BLOCK.get(rows.device.type, _LARGE_BLOCK)
-    for k in range(0, len(rows), block):
-        part = rows[k : k + block]
-        sums[0, k : k + block] = _product(part, low_key)
-        sums[1, k : k + block] = _product(part >> 32, high_key)
+    later = torch.frombuffer(rows.numpy(), dtype=torch.int64, offset=4, count=rows.numel() - 1)
+    later = later[: rows[1:].numel()].view(-1, _WORDS)  # reading them costs less than shifting a copy
+    for k in range(0, len(rows), _BLOCK):
+        end = min(k + _BLOCK, len(rows) - 1)
+        torch.mv(rows[k : k + _BLOCK], low_key, out=sums[0, k : k + _BLOCK])
+        if k < end:
+            torch.mv(later[k:end], high_key, out=sums[1, k:end])
+    sums[1, -1] = ((rows[-1] >> 32) * high_key).sum()
     return sums
-
-
-def _product(matrix: Tensor, vector: Tensor) -> Tensor:
-    # Accelerators have no matrix product of integers.
-    return matrix.mv(vector) if matrix.device.type == "cpu" else (matrix * vector).sum(1)
 
 
 @lru_cache(maxsize=32)

@@ -16,8 +16,8 @@ from headwater.weights import live_tensors
 _IMAGE_BY_IMAGE = (
     "conv1d conv2d conv3d conv_transpose2d linear batch_norm max_pool2d avg_pool2d adaptive_avg_pool2d "
     "adaptive_max_pool2d max_pool2d_with_indices upsample_nearest2d upsample_bilinear2d upsample_bicubic2d "
-    "pixel_shuffle pixel_unshuffle layer_norm group_norm instance_norm rms_norm dropout reshape view contiguous clone to "
-    "alias detach expand permute transpose pad constant_pad_nd reflection_pad2d getitem"
+    "pixel_shuffle pixel_unshuffle layer_norm group_norm instance_norm rms_norm dropout reshape view contiguous clone "
+    "to alias detach expand permute transpose pad constant_pad_nd reflection_pad2d getitem"
 )
 _ALONG_A_DIMENSION = (
     "mean sum amax amin max min var std var_mean prod norm linalg_vector_norm logsumexp softmax log_softmax cat stack "
