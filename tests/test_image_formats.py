@@ -117,6 +117,12 @@ def test_integers_for_which_no_file_says_what_is_white_are_refused(tmp_path, kin
         open_picture(tiff(tmp_path / "i.tif", values, bits, kind))
 
 
+def test_signed_bytes_are_refused(tmp_path):
+    """Pillow reads them as unsigned: -1 would be white."""
+    with pytest.raises(PictureError, match="signed 8-bit integers"):
+        open_picture(tiff(tmp_path / "s.tif", np.array([[-1, 1]], dtype=np.int8), 8, SIGNED))
+
+
 def test_the_orientation_of_a_deep_image_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise
@@ -128,7 +134,7 @@ def test_the_orientation_of_a_deep_image_is_applied(tmp_path):
 
 def test_a_tiff_of_several_floating_point_channels_says_what_is_accepted(tmp_path):
     path = tiff(tmp_path / "f.tif", np.zeros((2, 6), dtype=np.float32), 32, FLOAT, photometric=2)
-    with pytest.raises(PictureError, match="8 or 16 bits per sample"):
+    with pytest.raises(PictureError, match="one channel of 32-bit floating point"):
         open_picture(path)
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from headwater.errors import PictureError
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: 10,000 x 10,000."""
 _S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 340, 341  # TIFF 6.0, section 19: the values that are black and white
+_SIGNED = 2  # of the TIFF tag SampleFormat
 _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 
 
@@ -55,8 +56,8 @@ def open_picture(path: str | Path) -> Image.Image:
         raise PictureError(f"{path} is too large to decode safely ({error})") from error
     except UnidentifiedImageError as error:
         raise PictureError(
-            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with several "
-            "channels must have 8 or 16 bits per sample)"
+            f"{path} is not a picture that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with 8 or 16 bits "
+            "per sample, or one channel of 32-bit floating point)"
         ) from error
     except Exception as error:  # decoders raise whatever they like on broken files
         raise PictureError(f"{path} cannot be read: {error}") from error
@@ -68,6 +69,10 @@ def _rgb(picture: Image.Image, path: Path) -> Image.Image:
         values = np.asarray(ImageOps.exif_transpose(picture), dtype=np.float64)
         scaled = np.clip((values - black) * (255.0 / (white - black)), 0, 255)
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
+    if isinstance(picture, TiffImageFile) and _first(picture.tag_v2.get(SAMPLEFORMAT, 1)) == _SIGNED:
+        raise PictureError(
+            f"{path} holds signed 8-bit integers, for which it is not said what is white; save it unsigned"
+        )
     picture = ImageOps.exif_transpose(picture)
     if "A" in picture.getbands() or "transparency" in picture.info:
         layered = picture.convert("RGBA")

@@ -23,6 +23,7 @@ Sign = Literal["auto", "positive", "absolute", "signed"]
 
 _LONGEST_PANEL = 3.0
 """Panels of a figure are at most so many times as long as they are wide, or the reverse."""
+_DPI = 150
 _CHUNK = 2**20  # pixels of an overlay at a time, so that memory stays bounded
 
 
@@ -184,15 +185,15 @@ def figure(
     panel = (width - 1.3) / 3
     tall = panel * min(max(rows / columns, 1 / _LONGEST_PANEL), _LONGEST_PANEL)
     height = 0.27 + tall + 0.52
-    canvas = Figure(figsize=(width, height), dpi=150)
+    canvas = Figure(figsize=(width, height), dpi=_DPI)
     FigureCanvasAgg(canvas)
     low, high = 0.27 / height, tall / height
     axes = [canvas.add_axes((0.005 + k * (panel + 0.08) / width, low, panel / width, high)) for k in range(3)]
     laid = overlay(picture, heatmap, style)
-    axes[0].imshow(np.asarray(picture)[part], interpolation="none", aspect="auto")
+    axes[0].imshow(_reduced(picture, part, panel), interpolation="none", aspect="auto")
     drawn = axes[1].imshow(view.values[part], norm=view.norm, cmap=view.colormap, interpolation="none", aspect="auto")
     axes[1].set_facecolor("0.85")
-    axes[2].imshow(np.asarray(laid)[part], interpolation="none", aspect="auto")
+    axes[2].imshow(_reduced(laid, part, panel), interpolation="none", aspect="auto")
     whole = (rows, columns) == heatmap.shape
     shown_part = "" if whole else f"{columns} x {rows} of {heatmap.shape[1]} x {heatmap.shape[0]} pixels"
     if max(rows, columns) > _LONGEST_PANEL * min(rows, columns):
@@ -230,6 +231,13 @@ def _window(known: np.ndarray) -> tuple[slice, slice]:
         start = min(max((first + last - length) // 2, 0), side - length)
         parts.append(slice(start, start + length))
     return parts[0], parts[1]
+
+
+def _reduced(picture: Image.Image, part: tuple[slice, slice], inches: float) -> np.ndarray:
+    """A part of a photo in no more pixels than its panel can show; a figure of a large photo takes less time."""
+    rows, columns = part
+    factor = max(1, min(rows.stop - rows.start, columns.stop - columns.start) // int(2 * inches * _DPI))
+    return np.asarray(picture.convert("RGB").reduce(factor, (columns.start, rows.start, columns.stop, rows.stop)))
 
 
 def _fitted(text: str, tail: str, inches: float, size: float) -> str:
