@@ -32,6 +32,11 @@ app = typer.Typer(
 )
 console = Console(highlight=False, soft_wrap=True)
 
+Labels = Annotated[
+    str,
+    typer.Option(help="names (matched with the network's), positions, predicted, or a CSV file with image,label."),
+]
+
 
 def main() -> None:
     """Run the command line; errors of our own are one line and status 1."""
@@ -193,18 +198,19 @@ def evaluate(
         int, typer.Option(help="Also: do maps change when the network's layers are random? On so many pictures.", min=0)
     ] = 0,
     devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
+    labels: Labels = "names",
 ) -> None:
     """Measure methods on labelled pictures: insertion, deletion, conservation, localisation, randomisation."""
     from headwater import evaluation
     from headwater.files import write_bytes, write_text
     from headwater.methods import is_baseline
     from headwater.metrics.insertion_deletion import Protocol
-    from headwater.models import load_model
+    from headwater.models import card_of, load_model
     from headwater.picture_explanation import default_model
     from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
     protocols = cast("tuple[Protocol, ...]", tuple(_names(protocol)))
-    settings = evaluation.Settings(tuple(_names(methods)), samples, protocols, split, seed, step, batch_size)
+    settings = evaluation.Settings(tuple(_names(methods)), samples, protocols, split, seed, step, batch_size, labels)
     network = default_model() if model is None else load_model(model, weights, arch)
     places = _devices(devices)
     with _measuring() as progress:
@@ -217,7 +223,8 @@ def evaluate(
             progress=progress,
         )
     baselines = [name for name in settings.methods if is_baseline(name)]
-    summary = SummaryTable.of(table, baselines)
+    classes = card_of(network).classes
+    summary = SummaryTable.of(table, baselines, None if classes is None else len(classes), labels)
     write_text(out / "summary.csv", summary.csv())
     write_text(out / "summary.md", summary.markdown() + "\n")
     write_text(out / "summary.tex", summary.latex())
@@ -270,6 +277,7 @@ def reproduce(
     threshold: Annotated[float, typer.Option(help="For tableD: an ID not above it is a failure.")] = 0.371,
     worst: Annotated[int, typer.Option(help="For tableD: failed pictures to look at.", min=1)] = 100,
     devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
+    labels: Labels = "names",
 ) -> None:
     """Run an experiment of the papers and print its numbers beside the published ones."""
     from headwater import experiments
@@ -280,7 +288,9 @@ def reproduce(
     places = _devices(devices)
     names = [str(run) for given in model or [] for run in (find_runs(Path(given)) if Path(given).is_dir() else [given])]
     networks = [load_model(given, weights, arch) for given in names] if names else [default_model()]
-    settings = Settings(("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size)
+    settings = Settings(
+        ("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size, labels=labels
+    )
     with _measuring() as progress:
         done = experiments.reproduce(
             name,

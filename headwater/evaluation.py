@@ -9,9 +9,9 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headwater.data.classes import found_images, listed_images, match_classes, with_labels_of
 from headwater.data.labelled import LabelledPicture, LabelledPictures, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import DataError, HeadwaterError, InputError, MissingDependencyError
@@ -55,6 +56,10 @@ class Settings:
         seed: of the sample and of ties.
         step: pixels between two points; ``None`` for 500 of 224 x 224, in proportion for other sizes.
         batch_size: pictures at a time; also the pictures of a chunk.
+        labels: where labels come from: ``"names"``: the data's classes, found among the network's by name or WordNet
+            number; ``"positions"``: the data's k-th class is the network's k-th; ``"predicted"``: the network's own
+            predictions; or a CSV file with columns ``image`` (a path in the data folder) and ``label`` (a class's name,
+            WordNet number or index).
     """
 
     methods: tuple[str, ...]
@@ -64,6 +69,7 @@ class Settings:
     seed: int = 42
     step: int | None = None
     batch_size: int = 16
+    labels: str = "names"
 
     def __post_init__(self) -> None:
         if not self.methods or len(set(self.methods)) != len(self.methods):
@@ -75,12 +81,50 @@ class Settings:
         wrong = [p for p in self.protocols if p not in get_args(Protocol)]
         if wrong or not self.protocols:
             raise InputError(f"protocols must be of {', '.join(get_args(Protocol))}, got {self.protocols}")
-        if self.samples < 1 or self.batch_size < 1:
-            raise InputError(f"samples and batch_size must be at least 1, got {self.samples} and {self.batch_size}")
+        for name in ("samples", "batch_size", "step"):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not whole and not (name == "step" and value is None):
+                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}")
 
     def step_for(self, pixels: int) -> int:
-        """Pixels between two points of a picture of so many."""
+        """Pixels between two points for an image of ``pixels`` pixels.
+
+        Raises:
+            InputError: one step would be the whole image.
+        """
+        if self.step is not None and self.step >= pixels:
+            raise InputError(f"a step of {self.step} pixels leaves no curve on images of {pixels} pixels; take fewer")
         return self.step or max(1, round(_PUBLISHED_STEP * pixels / _PUBLISHED_PIXELS))
+
+    def load(self, data: str | Path | LabelledPictures, card: ModelCard) -> LabelledPictures:
+        """The images, with labels that are the network's class indices (-1 for predicted ones).
+
+        A data set without class names is taken to have the network's indices as labels already.
+
+        Raises:
+            DataError: the data do not fit, or their classes cannot be found among the network's.
+        """
+        if self.labels == "predicted":
+            found = found_images(Path(data)) if not isinstance(data, LabelledPictures) else data
+            return LabelledPictures(found.layout, tuple(replace(p, label=-1) for p in found.pictures))
+        if self.labels not in ("names", "positions"):
+            if isinstance(data, LabelledPictures):
+                raise InputError("labels from a file go with a folder of images, not with a data set")
+            return listed_images(Path(data), Path(self.labels), card.classes, card.wnids, card.name)
+        found = data if isinstance(data, LabelledPictures) else load_labelled(data, self.split)
+        if found.classes is None:
+            return found
+        if self.labels == "names":
+            return with_labels_of(found, match_classes(found.classes, card.classes, card.wnids, card.name))
+        if card.classes is not None and len(card.classes) != len(found.classes):
+            raise DataError(
+                f"{card.name} knows {len(card.classes)} classes, the data ({found.layout}) have {len(found.classes)}; "
+                "positions cannot be the same"
+            )
+        return with_labels_of(found, range(len(found.classes)))
 
 
 def evaluate(
@@ -96,8 +140,9 @@ def evaluate(
     """Measure methods on labelled pictures.
 
     The map explains the *predicted* class, the curves follow the *true* label, as in the papers. Finished chunks are
-    in ``out/rows``; a killed run that is started again goes on after them and ends in the same table. A picture that
-    cannot be read is a row with the reason in column ``error``.
+    in ``out/rows``; a killed run that is started again goes on after them and ends in the same table. An image that
+    cannot be read is a row with the reason in column ``error``; it is tried again at the next start, and an image
+    whose file has changed since is measured again.
 
     Args:
         model: the network; it is not changed.
@@ -120,27 +165,27 @@ def evaluate(
         OutputError: ``out`` cannot be written.
     """
     pd = _pandas()
-    out, found = Path(out), data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
-    card = card_of(model, preprocessing)
+    out, card = Path(out), card_of(model, preprocessing)
+    settings.step_for(card.preprocessing.crop**2)
+    found = settings.load(data, card)
     chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)
-    if card.classes is not None and found.classes is not None and len(card.classes) != len(found.classes):
-        raise DataError(
-            f"{card.name} knows {len(card.classes)} classes, the data ({found.layout}) have {len(found.classes)}"
-        )
     claim(out, _identity(model, card, found, chosen, settings), "settings.json")
     chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
     paths = [out / "rows" / f"{k:05d}.parquet" for k in range(len(chunks))]
-    todo = [k for k, path in enumerate(paths) if not path.is_file()]
+    digests = {picture.name: picture.digest() for picture in chosen}
+    todo = [k for k, path in enumerate(paths) if not _is_done(path, chunks[k], digests)]
     done = sum(len(chunk) for k, chunk in enumerate(chunks) if k not in set(todo))
     began = time.monotonic()
     for k, rows in _run(model, card.preprocessing, settings, chunks, todo, devices):
         stream = io.BytesIO()
-        pd.DataFrame(rows).to_parquet(stream, index=False)
+        pd.DataFrame([{**row, "digest": digests[row["picture"]]} for row in rows]).to_parquet(stream, index=False)
         write_bytes(paths[k], stream.getvalue())
         done += len(chunks[k])
         if progress is not None:
             progress(done, len(chosen), time.monotonic() - began)
-    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).drop(columns="digest")
+    if table["error"].notna().all():
+        raise DataError(f"none of the {len(chosen)} images could be read; the first: {table['error'].iloc[0]}")
     curves = [column for column in table if column.endswith("_curve")]
     write_text(out / "curves.json", json.dumps(_mean_curves(table, curves, settings.methods), indent=1))
     table = table.drop(columns=curves)
@@ -148,6 +193,18 @@ def evaluate(
     table.to_parquet(stream, index=False)
     write_bytes(out / "results.parquet", stream.getvalue())
     return table
+
+
+def _is_done(path: Path, chunk: Sequence[LabelledPicture], digests: Mapping[str, str]) -> bool:
+    """Whether a chunk's rows are there, readable, without failures, and of the files as they are now."""
+    if not path.is_file():
+        return False
+    try:
+        rows = _pandas().read_parquet(path, columns=["picture", "error", "digest"])
+    except Exception:  # a file that was cut off or replaced raises whatever the reader likes; its rows are made again
+        return False
+    measured = dict(zip(rows["picture"], rows["digest"], strict=True))
+    return bool(rows["error"].isna().all()) and measured == {p.name: digests[p.name] for p in chunk}
 
 
 def _run(
@@ -200,9 +257,11 @@ class _Worker:
             photos.append(opened)
             masks.append(object_mask(picture, self.preprocessing, opened.size))
         measured: dict[tuple[str, str], dict[str, Any]] = {}
+        followed = dict[str, int]()
         if readable:
             x = network_input(self.model, photos, self.preprocessing)
-            labels = torch.tensor([picture.label for picture in readable], device=x.device)
+            labels = self._labels(x, readable)
+            followed = dict(zip((picture.name for picture in readable), labels.tolist(), strict=True))
             explained = {
                 name: method(x, checkpoints="cuts") if isinstance(method, LRP) else method(x)
                 for name, method in self.methods.items()
@@ -216,7 +275,7 @@ class _Worker:
         return [
             {
                 "picture": picture.name,
-                "label": picture.label,
+                "label": followed.get(picture.name, picture.label),
                 "method": name,
                 "error": broken.get(picture.name),
                 **(measured.get((picture.name, name)) or empty),
@@ -224,6 +283,13 @@ class _Worker:
             for picture in pictures
             for name in self.settings.methods
         ]
+
+    def _labels(self, x: Tensor, pictures: Sequence[LabelledPicture]) -> Tensor:
+        """The class that the curves follow, ``(N,)``."""
+        if self.settings.labels == "predicted":
+            with torch.no_grad():
+                return skeleton(self.model)(x).argmax(1)
+        return torch.tensor([picture.label for picture in pictures], device=x.device)
 
     def _measure(
         self, e: Explanation, heatmap: Tensor, x: Tensor, labels: Tensor, masks: Sequence[Tensor | None]
@@ -327,7 +393,7 @@ def measure_randomisation(
         ``picture``, ``correlation`` (Spearman's, of absolute values).
     """
     pd = _pandas()
-    found = data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
+    found = settings.load(data, card_of(model, preprocessing))
     chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)[:count]
     x = network_input(model, [picture.open() for picture in chosen], preprocessing)
     with torch.no_grad():

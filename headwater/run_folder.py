@@ -24,6 +24,8 @@ def claim(out: Path, settings: Mapping[str, Any], file: str) -> None:
             before = json.loads(path.read_text())
         except ValueError as error:
             raise DataError(f"{path} is not readable as settings of a run ({error}); choose another --out") from error
+        if not isinstance(before, dict):
+            raise DataError(f"{path} does not hold the settings of a run; choose another --out")
         keys = [*now, *(key for key in before if key not in now)]
         differing = [f"{k}: {before.get(k)} there, {now.get(k)} asked" for k in keys if before.get(k) != now.get(k)]
         if differing:

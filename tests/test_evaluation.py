@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from headwater.report.tables import SummaryTable, curves_figure, randomisation_f
 
 pd = pytest.importorskip("pandas")
 PREPROCESSING = hw.Preprocessing(24, 24)
-SETTINGS = Settings(("otsuki2024", "otsuki2024+hq", "gradient-x-input", "random"), samples=12, step=40, batch_size=4)
+SETTINGS = Settings(
+    ("otsuki2024", "otsuki2024+hq", "gradient-x-input", "random"), samples=12, step=40, batch_size=4, labels="positions"
+)
 
 
 @pytest.fixture
@@ -109,7 +112,12 @@ def test_a_run_that_was_stopped_goes_on_and_ends_in_the_same_table(model, folder
 def test_a_broken_picture_is_a_row_with_its_reason(model, folder, tmp_path):
     (folder / "class1" / "2.png").write_bytes(b"not a picture")
     (folder / "class2" / "0.png").write_bytes(b"")
-    table = run(model, folder, tmp_path / "out", Settings(("otsuki2024", "random"), samples=16, step=40, batch_size=4))
+    table = run(
+        model,
+        folder,
+        tmp_path / "out",
+        Settings(("otsuki2024", "random"), 16, step=40, batch_size=4, labels="positions"),
+    )
     failed = table[table["error"].notna()]
     assert sorted(failed["picture"].unique()) == ["class1/2.png", "class2/0.png"]
     assert failed["error"].str.contains("not a picture|empty").all()
@@ -123,7 +131,7 @@ def test_a_broken_picture_is_a_row_with_its_reason(model, folder, tmp_path):
 def test_another_run_in_the_folder_is_refused_with_the_difference(model, folder, tmp_path):
     run(model, folder, tmp_path / "out")
     with pytest.raises(DataError, match=r"step: 40 there, 50 asked"):
-        run(model, folder, tmp_path / "out", Settings(SETTINGS.methods, samples=12, step=50, batch_size=4))
+        run(model, folder, tmp_path / "out", replace(SETTINGS, step=50))
     with torch.no_grad():
         model.head.bias.add_(1)
     with pytest.raises(DataError, match="weights: given"):
@@ -380,7 +388,7 @@ def test_annotations_of_flat_folders(tmp_path):
 
 
 def test_randomisation_over_a_data_set(model, folder):
-    settings = Settings(("otsuki2024", "random"), samples=12, step=40)
+    settings = Settings(("otsuki2024", "random"), samples=12, step=40, labels="positions")
     table = measure_randomisation(model, folder, settings, count=3, comparisons=2)
     assert len(table) == 2 * 2 * 3
     assert table["layer"].iloc[-1] == "stem"

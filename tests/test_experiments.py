@@ -27,6 +27,7 @@ from headwater.experiments.networks import networks_for
 from headwater.experiments.published import CUB, GRIDS, IMAGENET, TABLES
 from headwater.models.abn import AttentionBranchNetwork
 
+FOLDERS = ("class0", "class1", "class2", "class3")
 METHOD_MD = Path(__file__).resolve().parents[2] / "shared" / "method.md"
 SETTINGS = Settings(("otsuki2024",), samples=8, step=60, batch_size=4)
 
@@ -35,7 +36,7 @@ SETTINGS = Settings(("otsuki2024",), samples=8, step=60, batch_size=4)
 def model():
     torch.manual_seed(0)
     network = settle(TinyResidual(classes=4))
-    network.card = hw.ModelCard("tiny-residual", "random", hw.Preprocessing(16, 16))
+    network.card = hw.ModelCard("tiny-residual", "random", hw.Preprocessing(16, 16), FOLDERS)
     return network
 
 
@@ -103,7 +104,7 @@ def test_several_networks_give_means_over_networks(folder, tmp_path):
     for seed in range(3):
         torch.manual_seed(seed)
         networks.append(settle(TinyResidual(classes=4), seed))
-        networks[-1].card = hw.ModelCard(f"run-{seed}", "random", hw.Preprocessing(16, 16))
+        networks[-1].card = hw.ModelCard(f"run-{seed}", "random", hw.Preprocessing(16, 16), FOLDERS)
     done = reproduce("doublet2024-table2", folder, networks, tmp_path, SETTINGS)
     assert "Mean ± standard deviation over 3 networks" in done.report
     with (tmp_path / "summary.csv").open() as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import io
 import tarfile
 import xml.etree.ElementTree as ElementTree
@@ -16,9 +16,11 @@ from PIL import Image
 
 from headwater.data.pictures import open_picture
 from headwater.data.preprocessing import Box
+from headwater.data.texts import read_lines, read_table
 from headwater.errors import DataError, PictureError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""What files are taken for images in a folder."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class LabelledPicture:
 
     Attributes:
         name: unique in the data set.
-        label: index of its class.
+        label: index of its class; -1 where it has none.
         source: the file, or the tar file that it is in.
         span: where in the tar file it begins, and its length, in bytes; ``None`` for a file of its own.
         boxes: where its object is, in pixels of the picture as stored; empty where that is not known.
@@ -48,11 +50,28 @@ class LabelledPicture:
         if self.span is None:
             return open_picture(self.source)
         try:
-            with self.source.open("rb") as file:
-                file.seek(self.span[0])
-                return Image.open(io.BytesIO(file.read(self.span[1]))).convert("RGB")
-        except OSError as error:
+            return Image.open(io.BytesIO(self.content())).convert("RGB")
+        except Exception as error:  # decoders raise whatever they like on broken files
             raise PictureError(f"{self.source}: {self.name} cannot be read ({error})") from error
+
+    def content(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.span is None:
+            return self.source.read_bytes()
+        with self.source.open("rb") as file:
+            file.seek(self.span[0])
+            return file.read(self.span[1])
+
+    def digest(self) -> str:
+        """A hash of the file's bytes; ``"unreadable"`` where there are none to read."""
+        try:
+            return hashlib.sha256(self.content()).hexdigest()[:16]
+        except OSError:
+            return "unreadable"
 
 
 @dataclass(frozen=True)
@@ -132,7 +151,8 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
     seen = f"{len(contents)} entries ({', '.join(contents[:4])}, ...)" if contents else "nothing"
     raise DataError(
         f"{root}: found {seen}; expected one folder a class, pictures called <wnid>_<name>.jpg, ImageNet's validation "
-        "pictures with the devkit's ground truth, CUB-200-2011's lists with images/, or tiny20's classes.csv"
+        "pictures with the devkit's ground truth, CUB-200-2011's lists with images/, or tiny20's classes.csv; images "
+        "of your own need labels: a CSV file with columns image,label, or 'predicted'"
     )
 
 
@@ -140,7 +160,7 @@ def _wnid(path: Path) -> str | None:
     """The leading synset number of a file name, such as n01440764."""
     first = path.name.split("_")[0]
     is_wnid = len(first) == 9 and first[0] == "n" and first[1:].isdigit()
-    return first if is_wnid and path.suffix.lower() in _SUFFIXES else None
+    return first if is_wnid and path.suffix.lower() in IMAGE_SUFFIXES else None
 
 
 def _flat(root: Path, split: str) -> LabelledPictures:
@@ -157,7 +177,7 @@ def _folders(root: Path, split: str) -> LabelledPictures:
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS)
     boxes_of, pictures = _annotations(root), []
     for label, name in enumerate(classes):
-        for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in _SUFFIXES):
+        for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
             pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes_of(path)))
     return LabelledPictures("folders", tuple(pictures), tuple(classes))
 
@@ -170,9 +190,12 @@ def _imagenet_flat(root: Path, split: str) -> LabelledPictures:
             "ILSVRC2012_validation_ground_truth.txt" if truth is None else "synsets.txt (devkit order of the wnids)"
         )
         raise DataError(f"{root}: found ImageNet's validation pictures, but not {missing}")
-    devkit = [line.split()[0] for line in mapping.read_text().splitlines() if line.strip()]
+    devkit = [line.split()[0] for line in read_lines(mapping)]
     sorted_index = {wnid: k for k, wnid in enumerate(sorted(devkit))}
-    numbers = [int(line) for line in truth.read_text().split()]
+    try:
+        numbers = [int(line) for line in read_lines(truth)]
+    except ValueError as error:
+        raise DataError(f"{truth}: a line is not a class number ({error})") from error
     boxes_of, pictures = _annotations(root), []
     for path in sorted(root.glob("ILSVRC2012_val_*.JPEG")):
         number = int(path.stem.rsplit("_", 1)[1])
@@ -220,23 +243,29 @@ def _xml_boxes(path: Path | None) -> tuple[Box, ...]:
 
 
 def _tiny20(root: Path, split: str) -> LabelledPictures:
-    with (root / "classes.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    index = {row["wnid"]: int(row["index"]) for row in rows}
+    rows = read_table(root / "classes.csv", ("index", "wnid", "name"))
+    if [row["index"].strip() for row in rows] != [str(k) for k in range(len(rows))]:
+        raise DataError(f"{root / 'classes.csv'}: the column index must count 0, 1, 2, ... from row to row")
+    index = {row["wnid"]: k for k, row in enumerate(rows)}
     boxes: dict[str, tuple[Box, ...]] = {}
     if (root / "boxes.csv").is_file():
-        with (root / "boxes.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
+        for line, row in enumerate(read_table(root / "boxes.csv", ("file", "x_min", "y_min", "x_max", "y_max")), 2):
+            try:
                 corners = [float(row[c]) for c in ("x_min", "y_min", "x_max", "y_max")]
-                boxes[row["file"]] = (Box(corners[0], corners[1], corners[2] + 1, corners[3] + 1),)
+            except ValueError as error:
+                raise DataError(f"{root / 'boxes.csv'}, line {line}: {error}") from error
+            boxes[row["file"]] = (Box(corners[0], corners[1], corners[2] + 1, corners[3] + 1),)
     folder, archive = root / split, root / f"{split}.tar"
     members: Sequence[tuple[str, Path, tuple[int, int] | None]]
     if folder.is_dir():
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         members = [(str(p.relative_to(root)), p, None) for p in files]
     elif archive.is_file():
-        with tarfile.open(archive) as tar:
-            inside = [m for m in tar.getmembers() if m.isfile() and Path(m.name).suffix.lower() in _SUFFIXES]
+        try:
+            with tarfile.open(archive) as tar:
+                inside = [m for m in tar.getmembers() if m.isfile() and Path(m.name).suffix.lower() in IMAGE_SUFFIXES]
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise DataError(f"{archive} is not a readable tar file ({error})") from error
         members = sorted((m.name, archive, (m.offset_data, m.size)) for m in inside)
     else:
         raise DataError(f"{root}: found classes.csv, but neither {split}/ nor {split}.tar")
@@ -257,7 +286,9 @@ def _cub(root: Path, split: str) -> LabelledPictures:
         raise DataError(f"{root}: CUB-200-2011 is incomplete, {', '.join(absent)} missing")
     lists: dict[str, Mapping[str, str]] = {}
     for name in needed:
-        pairs = (line.split(maxsplit=1) for line in (root / name).read_text().splitlines() if line.strip())
+        pairs = [line.split(maxsplit=1) for line in read_lines(root / name)]
+        if any(len(pair) != 2 for pair in pairs):
+            raise DataError(f"{root / name}: every line needs a number and a value")
         lists[name] = {pair[0]: pair[1] for pair in pairs}
     images, labels, splits, classes, boxes = (lists[name] for name in needed)
     if not images.keys() == labels.keys() == splits.keys() == boxes.keys():
@@ -272,7 +303,10 @@ def _cub(root: Path, split: str) -> LabelledPictures:
             raise DataError(f"{root}: {name} has label {labels[key]}, which classes.txt does not call so")
         path = root / "images" / name
         missing += not path.is_file()
-        left, top, width, height = (float(v) for v in boxes[key].split())
+        try:
+            left, top, width, height = (float(v) for v in boxes[key].split())
+        except ValueError as error:
+            raise DataError(f"{root / 'bounding_boxes.txt'}: no box of four numbers for {name} ({error})") from error
         box = Box(left, top, left + width, top + height)
         pictures.append(LabelledPicture(name, order[labels[key]], path, boxes=(box,)))
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
+
+from headwater.errors import InputError
 
 _LONG = 16
 """Images longer than so many times their short side are resized only where they are cropped."""
@@ -48,6 +51,27 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
     stretch: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no image can be prepared by.
+
+        Raises:
+            InputError: a size is no positive int, a deviation not positive, or the interpolation unknown.
+        """
+        sizes = (self.resize, self.crop)
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in sizes):
+            raise InputError(
+                f"resize and crop must be positive numbers of pixels, got {self.resize!r} and {self.crop!r}"
+            )
+        numbers = (*self.mean, *self.std)
+        if len(self.mean) != len(self.std) or not all(isinstance(v, (int, float)) and isfinite(v) for v in numbers):
+            raise InputError(f"mean and std must be as many finite numbers, got {self.mean!r} and {self.std!r}")
+        if not all(v > 0 for v in self.std):
+            raise InputError(f"std must be positive, got {self.std!r}")
+        if self.interpolation not in [mode.value for mode in InterpolationMode]:
+            raise InputError(
+                f"interpolation must be one of torchvision's, such as bilinear; got {self.interpolation!r}"
+            )
 
     def __call__(self, picture: Image.Image) -> Tensor:
         """The picture (RGB) as float32 ``(3, crop, crop)``, normalised."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from headwater.data.labelled import LabelledPictures, load_labelled
+from headwater.data.labelled import LabelledPictures
 from headwater.errors import InputError
 from headwater.evaluation import Progress, Settings, evaluate
 from headwater.experiments.conservation import conservation_csv, conservation_figure, conservation_markdown, cut_sums
@@ -102,14 +102,16 @@ def reproduce(
     if not models:
         raise InputError("an experiment needs at least one network")
     settings = settings or Settings((_OURS,))
-    found = data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split)
+    found = settings.load(data, card_of(models[0]))
     out = Path(out)
     source = f"{found.layout}, split {settings.split!r}, {len(found.pictures)} pictures"
     if name in TABLES:
-        measured = measure_table(TABLES[name], models, found, settings, out, devices, progress)
+        measured = measure_table(TABLES[name], models, data, settings, out, devices, progress)
         body, count = measured.markdown(), min(settings.samples, len(found.pictures))
         files = [write_text(out / "summary.csv", measured.summary.csv())]
     elif name in GRIDS:
+        if settings.labels == "predicted":
+            raise InputError(f"{name} shows images of given classes; labels 'predicted' do not give any")
         grid = GRIDS[name]
         explaining = networks_for(next(iter(grid.methods)), models) or models
         shown = find_classes(found, card_of(explaining[0]), grid.classes)
@@ -130,7 +132,7 @@ def reproduce(
         ]
     else:
         settings = replace(settings, methods=(_OURS,), protocols=("published",))
-        table = evaluate(models[0], found, settings, out, devices=devices, progress=progress)
+        table = evaluate(models[0], data, settings, out, devices=devices, progress=progress)
         analysis = analyse_errors(models[0], _OURS, table, found.pictures, threshold, worst)
         body, count = analysis.markdown(), analysis.of
         files = [write_text(out / "failures.csv", analysis.csv())]

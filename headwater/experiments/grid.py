@@ -93,8 +93,8 @@ def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str])
     for name in wanted:
         for picture in data.pictures:
             known = [picture.name.rsplit("/", 1)[-1].rsplit(".", 1)[0], class_of(picture, card)]
-            if data.classes is not None:
-                known.append(data.classes[picture.label])
+            if card.wnids is not None:
+                known.append(card.wnids[picture.label])
             if _plain(name) in map(_plain, known):
                 found.append(picture)
                 break

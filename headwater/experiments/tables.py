@@ -79,7 +79,7 @@ class MeasuredTable:
 def measure_table(
     experiment: TableExperiment,
     models: Sequence[nn.Module],
-    data: LabelledPictures,
+    data: str | Path | LabelledPictures,
     settings: Settings,
     out: Path,
     devices: Sequence[str] = (),
@@ -90,7 +90,7 @@ def measure_table(
     Args:
         experiment: which table.
         models: trained networks; several are what the paper's several trainings are.
-        data: the pictures.
+        data: a folder or the data set itself.
         settings: of the evaluation; its methods are the table's.
         out: run folder; what is there is reused.
         devices: see :func:`headwater.evaluate`.

@@ -101,10 +101,11 @@ def insertion_deletion(
     """
     check_pictures(x, model)
     check_maps(heatmap)
-    _check(x, heatmap, protocol, step, batch_size)
+    size = tuple(resolution or x.shape[2:])
+    _check(x, heatmap, protocol, step, batch_size, math.prod(size))
     with torch.no_grad():
         network = skeleton(model)
-        rank, ordered = _rank(heatmap.to(x.device), resolution or tuple(x.shape[2:]), protocol, seed)
+        rank, ordered = _rank(heatmap.to(x.device), size, protocol, seed)
         counts = _counts(ordered, protocol, step)
         missing = _missing(x, baseline, mean, std)
         labels = check_classes(label, "label", len(x), x.device).expand(len(x))
@@ -208,11 +209,14 @@ def _curves(
     return insertion, deletion
 
 
-def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int) -> None:
+def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int, pixels: int) -> None:
     if protocol not in get_args(Protocol):
         raise InputError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
-    if step < 1 or batch_size < 1:
-        raise InputError(f"step and batch_size must be at least 1, got {step} and {batch_size}")
+    for name, value in (("step", step), ("batch_size", batch_size)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
+    if step >= pixels:
+        raise InputError(f"a step of {step} leaves no curve on images of {pixels} pixels (or cells); take fewer")
     if len(x) != len(heatmap):
         raise InputError(f"there must be one map a picture, got {len(heatmap)} maps for {len(x)} pictures")
     if heatmap.shape[1] > x.shape[2] or heatmap.shape[2] > x.shape[3]:

@@ -43,12 +43,14 @@ class ModelCard:
         weights: where the weights come from.
         preprocessing: from a picture to the network's input.
         classes: class names in the order of the logits; ``None`` where they are not known.
+        wnids: the classes' WordNet numbers (``n02123045``), likewise.
     """
 
     name: str
     weights: str
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
+    wnids: tuple[str, ...] | None = None
 
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where names are not known."""
@@ -61,7 +63,7 @@ class ModelCard:
             InputError: no class, or more than one, has that name; the nearest names are suggested.
         """
         text = str(name).strip()
-        if text.lstrip("-").isdigit():
+        if text.removeprefix("-").isdecimal():
             return int(text)
         if self.classes is None:
             raise InputError(f"class names of {self.name} are not known; give the class by its number, not {text!r}")
@@ -151,7 +153,7 @@ def _bundled() -> tuple[nn.Module, ModelCard]:
     model = tiny20.Tiny20()
     with resources.as_file(resources.files("headwater.models") / "tiny20.safetensors") as path:
         model.load_state_dict({name: _as(model, name, tensor) for name, tensor in load_file(path).items()})
-    return model, ModelCard("tiny20", "bundled with headwater", _TINY20_PREPROCESSING, tiny20.CLASSES)
+    return model, ModelCard("tiny20", "bundled with headwater", _TINY20_PREPROCESSING, tiny20.CLASSES, tiny20.WNIDS)
 
 
 def _as(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -192,7 +194,8 @@ def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Modul
     preprocessing = Preprocessing(
         preset.resize_size[0], preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     )
-    return model, ModelCard(name, str(chosen), preprocessing, tuple(chosen.meta["categories"]))
+    categories = tuple(chosen.meta["categories"])
+    return model, ModelCard(name, str(chosen), preprocessing, categories, _imagenet_wnids(categories))
 
 
 def _building(weights: Any) -> dict[str, Any]:
@@ -220,7 +223,31 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
     preprocessing = Preprocessing(
         round(crop / config["crop_pct"]), crop, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
     )
-    return model, ModelCard(f"timm:{name}", "timm" if pretrained else "random", preprocessing)
+    source = "timm" if pretrained else "random"
+    return model, ModelCard(f"timm:{name}", source, preprocessing, *_timm_classes(model))
+
+
+def _timm_classes(model: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Names and WordNet numbers of the classes of a timm network that was trained on ImageNet or a part of it."""
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return None, None
+    info = ImageNetInfo(subset)
+    names = tuple(info.index_to_description(k).split(",")[0] for k in range(info.num_classes()))
+    return names, tuple(info.index_to_label_name(k) for k in range(info.num_classes()))
+
+
+def _imagenet_wnids(categories: Sequence[str]) -> tuple[str, ...] | None:
+    """WordNet numbers of ImageNet's 1,000 classes, in torchvision's order, which timm knows where it is installed."""
+    standard = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    try:
+        from timm.data.imagenet_info import ImageNetInfo
+    except ImportError:
+        return None
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_label_name(k) for k in range(1000)) if list(categories) == standard else None
 
 
 def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
@@ -233,7 +260,9 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     classes = len(state[head]) if head in state and state[head].ndim else len(names)
     model = build(num_classes=classes)
     _fill(model, state, str(path), arch)
-    return model, ModelCard(str(path), str(path), preprocessing, names if len(names) == classes else None)
+    known = names if len(names) == classes else None
+    wnids = None if known is None else tiny20.WNIDS if arch == "tiny20" else _imagenet_wnids(known)
+    return model, ModelCard(str(path), str(path), preprocessing, known, wnids)
 
 
 def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
@@ -244,16 +273,20 @@ def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     (run,) = runs
     try:
         known = json.loads((run / RUN_CARD).read_text())
-        name, after, classes = known["arch"], known["attention_after"], tuple(known["classes"])
+        name, after, classes = known["arch"], known["attention_after"], known["classes"]
+        if not (isinstance(name, str) and isinstance(after, str | None) and isinstance(classes, list)):
+            raise TypeError("arch must be text, attention_after text or null, classes a list")
+        if not classes or not all(isinstance(c, str) for c in classes):
+            raise TypeError("classes must be names")
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
         preprocessing = Preprocessing(**stored)
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{run / RUN_CARD} is not the card of a run ({error})") from error
     if arch is not None and arch != name:
         raise CheckpointError(f"{run} is a run of {name}, not of {arch}")
     model = build_classifier(name, len(classes), after)
     _fill(model, read_checkpoint(run / RUN_WEIGHTS), str(run), name)
-    return model, ModelCard(str(run), f"{run / RUN_WEIGHTS}", preprocessing, classes)
+    return model, ModelCard(str(run), f"{run / RUN_WEIGHTS}", preprocessing, tuple(classes))
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -336,6 +369,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise CheckpointError(f"{path} holds no state dict (names with tensors)")
+    unnamed = next((key for key in content if not isinstance(key, str)), None)
+    if unnamed is not None:
+        raise CheckpointError(f"{path} holds no state dict: its keys must be names, one is {unnamed!r}")
+    for key, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+            kind = "meta (without values)" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
+            raise CheckpointError(f"{path}: {key} is {kind}; save plain dense tensors")
     for prefix in ("module.", "model.", "network."):
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}

@@ -47,6 +47,7 @@ class SummaryTable:
         p_values: for each ID measure, corrected p-value of each method against ``against``.
         against: for each ID measure, the baseline with the highest mean; missing where there is none.
         failed: pictures that could not be read.
+        accuracy: how often the network was right, in words, with a warning where it is near chance.
     """
 
     methods: tuple[str, ...]
@@ -55,10 +56,20 @@ class SummaryTable:
     p_values: Mapping[str, Mapping[str, float]]
     against: Mapping[str, str]
     failed: int
+    accuracy: str = ""
 
     @classmethod
-    def of(cls, table: pandas.DataFrame, baselines: Sequence[str]) -> SummaryTable:
-        """Summarise the rows of :func:`headwater.evaluate`."""
+    def of(
+        cls, table: pandas.DataFrame, baselines: Sequence[str], classes: int | None = None, labels: str = "names"
+    ) -> SummaryTable:
+        """Summarise the rows of :func:`headwater.evaluate`.
+
+        Args:
+            table: the rows.
+            baselines: methods that the others are tested against.
+            classes: number of the network's classes, where it is known, for what is said of the accuracy.
+            labels: where the labels come from, see :class:`headwater.Settings`.
+        """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("picture", kind="stable") for m in methods}
         measures = tuple(m for m in _NAMES if m in table and table[m].notna().any())
@@ -71,7 +82,7 @@ class SummaryTable:
                 against[measure] = best
                 p_values[measure] = paired_p_values({m: by_method[m][measure].tolist() for m in methods}, best)
         failed = int(table[table["error"].notna()]["picture"].nunique())
-        return cls(methods, measures, cells, p_values, against, failed)
+        return cls(methods, measures, cells, p_values, against, failed, _accuracy(table, classes, labels))
 
     def csv(self) -> str:
         """One line a method and measure."""
@@ -118,7 +129,7 @@ class SummaryTable:
 
     def note(self) -> str:
         """What the numbers are, in a sentence or two."""
-        parts = ["Mean ± half the 95 % interval."]
+        parts = ["Mean ± half the 95 % interval.", *([self.accuracy] if self.accuracy else [])]
         for measure, best in self.against.items():
             parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
         if self.failed:
@@ -143,6 +154,25 @@ class SummaryTable:
         known = [v for v in means.values() if not math.isnan(v)]
         best = min(known) if measure in _LOWER_IS_BETTER else max(known)
         return means[method] == best
+
+
+def _accuracy(table: pandas.DataFrame, classes: int | None, labels: str) -> str:
+    """How often the network was right, in words; a binomial test says whether it may have guessed."""
+    if labels == "predicted":
+        return "Labels are the network's own predictions."
+    if not {"predicted", "label", "picture"} <= set(table):
+        return ""
+    rows = table[table["error"].isna()].drop_duplicates("picture")
+    count, right = len(rows), int((rows["predicted"] == rows["label"]).sum())
+    if not count:
+        return ""
+    said = f"The network is right on {right} of {count} images ({right / count:.1%})."
+    from scipy.stats import binomtest
+
+    chance = 1 / (classes or max(2, table["label"].nunique()))
+    if count >= 5 and binomtest(right, count, chance, alternative="greater").pvalue > 0.05:
+        said += " WARNING: no better than guessing; are the labels those of this network?"
+    return said
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
