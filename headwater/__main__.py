@@ -1,5 +1,15 @@
-"""``python -m headwater``."""
+"""The command ``headwater``: interruptions are handled before anything slow is imported."""
 
-from headwater.cli import main
+from headwater.interruption import handled
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    with handled():
+        from headwater.cli import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

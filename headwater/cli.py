@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +15,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+import headwater
 from headwater.errors import HeadwaterError, InputError, OutputError
-from headwater.explanation import Conservation
-from headwater.flow import Flow
+from headwater.interruption import WORK, InterruptedWork, handled
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from headwater.explanation import Conservation
+    from headwater.flow import Flow
     from headwater.models import ModelCard
 
 app = typer.Typer(
@@ -32,6 +37,33 @@ app = typer.Typer(
 )
 console = Console(highlight=False, soft_wrap=True)
 
+
+def _folder(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("the name of the folder is empty; . is this folder")
+    return Path(text)
+
+
+Folder = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder for the results.")]
+RunFolder = Annotated[
+    Path, typer.Option(parser=_folder, metavar="DIR", help="Folder of this run; an unfinished run in it goes on.")
+]
+Data = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder with labelled images.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Name, checkpoint file, run folder or module:function; ResNet-50 if not given."),
+]
+Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")]
+Weights = Annotated[
+    str, typer.Option(help="Member of torchvision's weights enum, none, or a file for module:function.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let --model module:function import and call your own Python code.")
+]
+Devices = Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")]
+Seed = Annotated[int, typer.Option(help="Of the sample and of ties.", min=0, max=2**63 - 1)]
+Samples = Annotated[int, typer.Option(help="Images, balanced over the classes.", min=1)]
+Step = Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)]
 Labels = Annotated[
     str,
     typer.Option(help="names (matched with the network's), positions, predicted, or a CSV file with image,label."),
@@ -42,35 +74,78 @@ def main() -> None:
     """Run the command line; errors of our own are one line and status 1."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    for stream in ("stdout", "stderr"):
+        _make_writable(stream)
     try:
-        app(arguments, standalone_mode=True)
+        with handled():
+            app(arguments, standalone_mode=True)
     except HeadwaterError as error:
         if debug:
             raise
         _complain(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        sys.exit(130)
+    except InterruptedWork as interruption:
+        print(f"headwater: {WORK}", file=sys.stderr)
+        sys.exit(interruption.status)
+    finally:
+        _flush(sys.stdout)
+
+
+def _make_writable(name: str) -> None:
+    """A closed stream is a file that swallows; a stream for few characters replaces the others."""
+    stream = getattr(sys, name)
+    if stream is None:
+        setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the life of the process
+    elif hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace" if name == "stdout" else "backslashreplace")
+
+
+def _flush(stream: Any) -> None:
+    """Write out what is left now, where it can be caught, not while Python ends; nobody may be reading."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _complain(message: str) -> None:
     print(f"headwater: error: {message}", file=sys.stderr)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"headwater {headwater.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+def _network(model: str | None, weights: str, arch: str | None, allow_code: bool) -> nn.Module:
+    """The network that was asked for, or the default one."""
+    from headwater.models import load_model
+    from headwater.picture_explanation import default_model
+
+    return default_model() if model is None else load_model(model, weights, arch, allow_code=allow_code)
+
+
 @app.command()
 def explain(
     pictures: Annotated[list[Path], typer.Argument(metavar="PICTURE...", help="Picture files.")],
-    model: Annotated[
-        str | None, typer.Option(help="Name, checkpoint file or run folder; ResNet-50 if not given.")
-    ] = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
-    weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
+    model: Model = None,
+    arch: Arch = None,
+    weights: Weights = "DEFAULT",
+    allow_code: AllowCode = False,
     method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("maps"),
+    out: Folder = Path("maps"),
     quantize: Annotated[int | None, typer.Option(help="Levels of heat quantization of the drawn maps.", min=2)] = None,
     colormap: Annotated[str | None, typer.Option(help="Any of matplotlib's; jet matches the papers.")] = None,
     sign: Annotated[str, typer.Option(help="auto, positive, absolute or signed.")] = "auto",
@@ -82,14 +157,16 @@ def explain(
 ) -> None:
     """Explain pictures: overlay, figure, raw map and JSON for each."""
     from headwater.files import check_folder, concerns_all
-    from headwater.models import card_of, load_model
-    from headwater.picture_explanation import default_model, explain_files
+    from headwater.models import card_of
+    from headwater.picture_explanation import explain_files
     from headwater.report.pictures import Style
 
     style = Style(colormap, sign)  # type: ignore[arg-type]
-    network = default_model() if model is None else load_model(model, weights, arch)
-    network = network.to(_device(device))
-    failed, flows, explained = 0, list[Flow](), list[Path]()
+    place = _device(device)
+    network = _network(model, weights, arch, allow_code).to(place)
+    WORK.begin(out, len(pictures))
+    failed, explained = 0, list[Path]()
+    flows: list[Flow] = []
     columns = (TextColumn("explaining"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task, masks = progress.add_task("", total=len(pictures)), progress.add_task("", visible=False)
@@ -101,6 +178,7 @@ def explain(
         check_folder(out)
         for path, e in zip(pictures, results, strict=True):
             progress.advance(task)
+            WORK.done += 1
             if isinstance(e, HeadwaterError):
                 failed += 1
                 _complain(str(e))
@@ -149,7 +227,7 @@ def _save_flow(
 
     if not flows:
         raise InputError(f"method {method!r} does not tell where relevance flows; the LRP composites do")
-    mean = Flow.mean(flows)
+    mean = type(flows[0]).mean(flows)
     title = f"{method}: relevance at each join, percent, mean of {len(flows)} picture{'s' * (len(flows) > 1)}"
     explained = "predicted" if target is None else card.class_name(card.class_index(target))
     images = [str(path.absolute()) for path in pictures]
@@ -165,6 +243,8 @@ def _device(name: str | None) -> str:
     import torch
 
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.split(":")[0] == "meta":
+        raise InputError("device 'meta' computes no values; take cpu, cuda, mps, ...")
     try:
         torch.zeros(1, device=chosen)
     except Exception as error:  # torch raises a different type for each backend that is missing
@@ -173,31 +253,34 @@ def _device(name: str | None) -> str:
 
 
 def _devices(names: str | None) -> list[str]:
-    return [_device(name) for name in _names(names)] if names else [_device(None)]
+    if names is None:
+        return [_device(None)]
+    if not _names(names):
+        raise InputError(f"--devices {names!r} names no device; say cpu, cuda, cuda:0,cuda:1, ...")
+    return [_device(name) for name in _names(names)]
 
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder with labelled pictures.")],
+    data: Data,
     methods: Annotated[str, typer.Option(help="Names, separated by commas; NAME+hq for the quantized map.")],
-    out: Annotated[Path, typer.Option(help="Folder of this run; an unfinished run in it goes on.")],
-    model: Annotated[
-        str | None, typer.Option(help="Name, checkpoint file or run folder; ResNet-50 if not given.")
-    ] = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
-    weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
-    samples: Annotated[int, typer.Option(help="Pictures, balanced over the classes.", min=1)] = 1000,
+    out: RunFolder,
+    model: Model = None,
+    arch: Arch = None,
+    weights: Weights = "DEFAULT",
+    allow_code: AllowCode = False,
+    samples: Samples = 1000,
     protocol: Annotated[
         str, typer.Option(help="published, budget, or both, separated by commas.")
     ] = "published,budget",
     split: Annotated[str, typer.Option(help="Of the data set.")] = "val",
-    seed: Annotated[int, typer.Option(help="Of the sample and of ties.")] = 42,
-    step: Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)] = None,
+    seed: Seed = 42,
+    step: Step = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 16,
     randomise: Annotated[
         int, typer.Option(help="Also: do maps change when the network's layers are random? On so many pictures.", min=0)
     ] = 0,
-    devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
+    devices: Devices = None,
     labels: Labels = "names",
 ) -> None:
     """Measure methods on labelled pictures: insertion, deletion, conservation, localisation, randomisation."""
@@ -205,14 +288,14 @@ def evaluate(
     from headwater.files import write_bytes, write_text
     from headwater.methods import is_baseline
     from headwater.metrics.insertion_deletion import Protocol
-    from headwater.models import card_of, load_model
-    from headwater.picture_explanation import default_model
+    from headwater.models import card_of
     from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
     protocols = cast("tuple[Protocol, ...]", tuple(_names(protocol)))
     settings = evaluation.Settings(tuple(_names(methods)), samples, protocols, split, seed, step, batch_size, labels)
-    network = default_model() if model is None else load_model(model, weights, arch)
     places = _devices(devices)
+    network = _network(model, weights, arch, allow_code)
+    WORK.begin(out, samples)
     with _measuring() as progress:
         table = evaluation.evaluate(
             network if len(places) > 1 else network.to(places[0]),
@@ -245,6 +328,7 @@ def _measuring() -> Iterator[Callable[[int, int, float], None]]:
         task = bar.add_task("", total=None, rate="")
 
         def progress(done: int, total: int, seconds: float) -> None:
+            WORK.done, WORK.total = done, total
             rate = f"{done / seconds:.2f} pictures/s" if seconds else ""
             bar.update(task, completed=done, total=total, rate=rate)
             if not console.is_terminal:
@@ -261,33 +345,34 @@ def _names(text: str) -> list[str]:
 @app.command()
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="See headwater experiments.")],
-    data: Annotated[Path, typer.Option(help="Folder with labelled pictures.")],
-    out: Annotated[Path, typer.Option(help="Folder of this experiment; an unfinished one in it goes on.")],
+    data: Data,
+    out: RunFolder,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Name, checkpoint file or run folder; several give means over networks. ResNet-50 if none."),
     ] = None,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")] = None,
-    weights: Annotated[str, typer.Option(help="Member of torchvision's weights enum.")] = "DEFAULT",
-    samples: Annotated[int, typer.Option(help="Pictures, balanced over the classes.", min=1)] = 1000,
+    arch: Arch = None,
+    weights: Weights = "DEFAULT",
+    allow_code: AllowCode = False,
+    samples: Samples = 1000,
     split: Annotated[str, typer.Option(help="Of the data set.")] = "val",
-    seed: Annotated[int, typer.Option(help="Of the sample and of ties.")] = 42,
-    step: Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)] = None,
+    seed: Seed = 42,
+    step: Step = None,
     batch_size: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 16,
     threshold: Annotated[float, typer.Option(help="For tableD: an ID not above it is a failure.")] = 0.371,
     worst: Annotated[int, typer.Option(help="For tableD: failed pictures to look at.", min=1)] = 100,
-    devices: Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")] = None,
+    devices: Devices = None,
     labels: Labels = "names",
 ) -> None:
     """Run an experiment of the papers and print its numbers beside the published ones."""
     from headwater import experiments
     from headwater.evaluation import Settings
-    from headwater.models import find_runs, load_model
-    from headwater.picture_explanation import default_model
+    from headwater.models import find_runs
 
     places = _devices(devices)
     names = [str(run) for given in model or [] for run in (find_runs(Path(given)) if Path(given).is_dir() else [given])]
-    networks = [load_model(given, weights, arch) for given in names] if names else [default_model()]
+    networks = [_network(given, weights, arch, allow_code) for given in names or (None,)]
+    WORK.begin(out, samples)
     settings = Settings(
         ("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size, labels=labels
     )
@@ -311,8 +396,8 @@ def reproduce(
 @app.command()
 def train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="cub-resnet50, cub-abn, or tiny20 (the bundled one).")],
-    data: Annotated[Path, typer.Option(help="Folder with the pictures.")],
-    out: Annotated[Path, typer.Option(help="Folder for the runs; unfinished runs in it go on.")],
+    data: Data,
+    out: RunFolder,
     recipe: Annotated[str, typer.Option(help="otsuki2024 or doublet2024; for cub-.")] = "otsuki2024",
     seeds: Annotated[str, typer.Option(help="Of every random choice, separated by commas: a run each.")] = "0",
     epochs: Annotated[int | None, typer.Option(help="At most; what the recipe says if not given.", min=1)] = None,
@@ -344,6 +429,7 @@ def train(
         "validation": validation,
     }
     changes = {key: value for key, value in changes.items() if value is not None}
+    WORK.begin(out)
     try:
         if name == "tiny20":
             _train_tiny20(data, out, numbers, changes)
@@ -410,7 +496,7 @@ def _train_classifier(
 
 
 def _whole(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise InputError(f"a whole number was expected, got {text!r}")
     return int(text)
 
@@ -431,18 +517,12 @@ def models() -> None:
 @app.command()
 def methods() -> None:
     """List the explanation methods, with what each does."""
-    from headwater.composites import list_composites, load_composite
-    from headwater.methods import is_baseline, list_methods
-    from headwater.methods.changed import MASKED
+    from headwater.methods import describe_method, list_methods
 
-    table = Table("method", "kind", "splitting at joins", box=None)
-    for name in list_methods():
-        composite = load_composite(name) if name in list_composites() else None
-        kind = (
-            "LRP" if composite else "baseline" if is_baseline(name) else "LRP, one region" if name in MASKED else "own"
-        )
-        table.add_row(name, kind, str(composite.splitting) if composite else "")
-    console.print(table)
+    names = list_methods()
+    for name in names:
+        console.print(f"{name:<{max(map(len, names))}}  {describe_method(name)}", markup=False)
+    print("also: NAME+hq: the map of NAME after heat quantization in 8 levels", file=sys.stderr)
 
 
 @app.command()

@@ -27,9 +27,55 @@ _COMPARED: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, "rise": Rise
 _METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED}
 
 
-def register_method(name: str, make: Callable[[nn.Module], Method]) -> None:
-    """Make a method known by name: ``make(model)`` returns it for a model."""
+_DESCRIPTIONS = {
+    "abn": "attention branch network's own attention map",
+    "c1c-lrp": "doublet2024, kept inside the largest contour (C1C)",
+    "c3-lrp": "doublet2024, kept inside the largest contour and component (C3)",
+    "deeplift": "DeepLIFT against black (Captum)",
+    "doublet2024": "Doublet et al.: gradient times input over output, a residual block at a time",
+    "epsilon": "LRP, epsilon rule with biases everywhere; does not conserve",
+    "gradcam": "Grad-CAM of the last feature map (pytorch-grad-cam)",
+    "gradient-x-input": "gradient times input (Captum)",
+    "guided-backprop": "guided backpropagation (Captum)",
+    "integrated-gradients": "integrated gradients, 50 steps from black (Captum)",
+    "lrp-epsilon": "LRP as Captum has it, epsilon rule; skips as the gradient has them",
+    "lrp-mixture": "LRP as Captum has it, epsilon rule above, z+ below",
+    "otsuki2024": "LRP for ResNet: z+ and ratio splitting at skips, conserving exactly",
+    "otsuki2024-i": "LRP for ResNet, symmetric splitting, identity skips left out",
+    "otsuki2024-ii": "LRP for ResNet, symmetric splitting",
+    "otsuki2024-iii": "LRP for ResNet, ratio splitting, identity skips left out",
+    "otsuki2024-mixture": "LRP for ResNet, epsilon rule after the eighth join, z+ before",
+    "random": "uniform noise, to compare with",
+    "rise": "RISE: the mean of 5,000 random masks, weighted by the probability",
+    "scorecam": "Score-CAM of the last feature map (pytorch-grad-cam)",
+}
+_PUBLISHED = "-published"
+
+
+def register_method(name: str, make: Callable[[nn.Module], Method], description: str = "") -> None:
+    """Make a method known by name.
+
+    Args:
+        name: what :func:`load_method` takes.
+        make: returns the method for a model.
+        description: one line for ``headwater methods``.
+    """
     _METHODS[name] = make
+    _DESCRIPTIONS[name] = description
+
+
+def describe_method(name: str) -> str:
+    """What a method does, in one line.
+
+    >>> describe_method("otsuki2024-published")
+    "LRP for ResNet: z+ and ratio splitting at skips, as the authors' code computes it"
+    """
+    if name in _DESCRIPTIONS:
+        return _DESCRIPTIONS[name]
+    if name.endswith(_PUBLISHED) and name.removesuffix(_PUBLISHED) in _DESCRIPTIONS:
+        described = _DESCRIPTIONS[name.removesuffix(_PUBLISHED)].removesuffix(", conserving exactly")
+        return f"{described}, as the authors' code computes it"
+    return "a composite of your own" if name in list_composites() else ""
 
 
 def list_methods() -> list[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 import torchvision
@@ -26,6 +30,7 @@ from headwater.errors import CheckpointError, DownloadError, InputError, Missing
 from headwater.models import tiny20
 from headwater.models.abn import AttentionBranchNetwork
 
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
@@ -111,19 +116,28 @@ def network_input(
     return torch.stack([prepare(picture) for picture in pictures]).to(reference.device, reference.dtype)
 
 
-def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = None, progress: bool = True) -> nn.Module:
+def load_model(
+    name: str | Path,
+    weights: str = "DEFAULT",
+    arch: str | None = None,
+    progress: bool = True,
+    allow_code: bool = False,
+) -> nn.Module:
     """Load a classifier, in eval mode; its :class:`ModelCard` is its attribute ``card``.
 
     Args:
         name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), a checkpoint file
-            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), or the run folder of a training.
+            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
+            ``"package.module:function"``: a function of your own that returns the network. The network's attribute
+            ``card``, if it is a :class:`ModelCard`, says how images are prepared and what the classes are called.
         weights: a member of torchvision's weights enum (``"DEFAULT"``, ``"IMAGENET1K_V1"``, ...), or ``"none"`` for
-            random weights.
+            random weights. For a function of your own, a checkpoint file, or nothing to take what it returns.
         arch: for a checkpoint file, the name of its architecture.
         progress: show a bar while downloading.
+        allow_code: import and call ``"package.module:function"``; nothing else ever runs code.
 
     Raises:
-        InputError: no model or weights of that name.
+        InputError: no model or weights of that name, or code that is not allowed or fails.
         DownloadError: the weights are not in torch's cache and cannot be fetched.
         CheckpointError: the file or run is missing, unsafe, broken, or does not fit ``arch``.
         MissingDependencyError: ``timm:`` without timm installed.
@@ -141,6 +155,8 @@ def load_model(name: str | Path, weights: str = "DEFAULT", arch: str | None = No
         raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(_SUFFIXES)})")
     elif text == "tiny20":
         model, card = _bundled()
+    elif _FUNCTION.fullmatch(text) and not text.startswith("timm:"):
+        model, card = _from_function(text, weights, allow_code)
     elif text.startswith("timm:"):
         model, card = _from_timm(text.removeprefix("timm:"), weights)
     else:
@@ -203,6 +219,43 @@ def _building(weights: Any) -> dict[str, Any]:
     return {"num_classes": len(weights.meta["categories"])}
 
 
+def _from_function(text: str, weights: str, allow_code: bool) -> tuple[nn.Module, ModelCard]:
+    """A network that the user's own code makes."""
+    if not allow_code:
+        raise InputError(
+            f"{text} is Python code of yours, which is only imported and called if you say so: --allow-code on the "
+            "command line, allow_code=True in Python"
+        )
+    path, _, function = text.partition(":")
+    try:
+        with _importing_from_here():
+            model = getattr(import_module(path), function)()
+    except Exception as error:  # whatever the user's code raises
+        raise InputError(f"{text} could not be called: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{text} must return a torch.nn.Module, got {type(model).__name__}")
+    card = getattr(model, "card", None)
+    card = (
+        card if isinstance(card, ModelCard) else ModelCard(text, f"as {function} returns it", Preprocessing(256, 224))
+    )
+    if weights not in ("DEFAULT", "none"):
+        _fill(model, read_checkpoint(Path(weights)), weights, text)
+        card = replace(card, weights=weights)
+    return model, card
+
+
+@contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Modules of the current folder can be imported, as with ``python -m``."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
 def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
     try:
         import timm
@@ -213,11 +266,15 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     pretrained = weights.lower() != "none"
-    with _patience():
+    with _patience(), _hub():
         try:
             model = timm.create_model(name, pretrained=pretrained)
         except (OSError, RuntimeError) as error:
-            raise DownloadError(f"the weights of timm:{name} could not be had ({error})") from error
+            reason = str(error).strip().splitlines()[0]
+            raise DownloadError(
+                f"the weights of timm:{name} are not in the cache and could not be downloaded ({reason}). "
+                "Connect and try again, or take random weights: --weights none"
+            ) from error
     config: Mapping[str, Any] = resolve_model_data_config(model)
     crop = int(config["input_size"][-1])
     preprocessing = Preprocessing(
@@ -380,6 +437,35 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     return dict(content)
+
+
+@contextmanager
+def _hub() -> Iterator[None]:
+    """The model hub's library, quiet; without a connection it looks into its cache at once."""
+    from huggingface_hub import constants
+
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx")]
+    levels, offline = [logger.level for logger in loggers], constants.HF_HUB_OFFLINE
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reachable(address: str) -> bool:
+    """Whether a web address has a host that is known here, or a proxy that may know it."""
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(address).hostname, 443)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
