@@ -365,6 +365,9 @@ class _Reader:
         scaled = self._append(node, f"{name}_query", aten.mul.Tensor, (query, scale), {}, q)
         scores = self._append(node, f"{name}_scores", aten.matmul.default, (scaled, keys), {}, scores_like)
         if mask is not None:
+            given = cast(torch.fx.Node, node.args[3] if len(node.args) > 3 else node.kwargs["attn_mask"])
+            if given.meta["val"].dtype == torch.bool:
+                mask = self._append(node, f"{name}_mask", additive_mask, (mask, q.dtype), {})
             scores = self._append(node, f"{name}_masked", aten.add.Tensor, (scores, mask), {}, scores_like)
         weights = self._append(node, f"{name}_weights", aten.softmax.int, (scores, -1), {}, scores_like)
         self._append(node, name, aten.matmul.default, (weights, values), {}, value)
@@ -478,6 +481,11 @@ def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
 def copied(onto: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
     """What ``onto`` holds after ``source`` was written over it."""
     return source.to(onto.dtype).expand_as(onto).clone()
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention's scores for a boolean mask: 0 where it is true, minus infinity elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _functional(target: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:

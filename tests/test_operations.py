@@ -118,6 +118,9 @@ OPERATIONS = {
         nn.Linear(8, 24),
         nn.Linear(8, 8),
     ),
+    "boolean mask": Net(
+        lambda h, qkv, out: attention(h, qkv, out, ~torch.eye(120, dtype=torch.bool)), nn.Linear(8, 24), nn.Linear(8, 8)
+    ),
     "class token": Net(with_token, nn.Linear(8, 1)),
     "roll and permute": Net(shifted),
     "written over": Net(write_over),
