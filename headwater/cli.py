@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,9 @@ Samples = Annotated[int, typer.Option(help="Images, balanced over the classes.",
 Step = Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)]
 Labels = Annotated[
     str,
-    typer.Option(help="names (matched with the network's), positions, predicted, or a CSV file with image,label."),
+    typer.Option(
+        help="names (matched with the network's), positions, predicted, or a CSV file: image,label or folder,label."
+    ),
 ]
 
 
@@ -288,7 +291,6 @@ def evaluate(
     from headwater.files import write_bytes, write_text
     from headwater.methods import is_baseline
     from headwater.metrics.insertion_deletion import Protocol
-    from headwater.models import card_of
     from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
     protocols = cast("tuple[Protocol, ...]", tuple(_names(protocol)))
@@ -306,8 +308,7 @@ def evaluate(
             progress=progress,
         )
     baselines = [name for name in settings.methods if is_baseline(name)]
-    classes = card_of(network).classes
-    summary = SummaryTable.of(table, baselines, None if classes is None else len(classes), labels)
+    summary = SummaryTable.of(table, baselines)
     write_text(out / "summary.csv", summary.csv())
     write_text(out / "summary.md", summary.markdown() + "\n")
     write_text(out / "summary.tex", summary.latex())
@@ -327,6 +328,9 @@ def _measuring() -> Iterator[Callable[[int, int, float], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, rate="")
 
+        def say(message: Warning | str, *_: Any) -> None:
+            print(f"headwater: warning: {message}", file=sys.stderr)
+
         def progress(done: int, total: int, seconds: float) -> None:
             WORK.done, WORK.total = done, total
             rate = f"{done / seconds:.2f} pictures/s" if seconds else ""
@@ -335,7 +339,9 @@ def _measuring() -> Iterator[Callable[[int, int, float], None]]:
                 left = seconds / done * (total - done)
                 console.print(f"{done} of {total} pictures, {rate}, {left:.0f} s left", markup=False)
 
-        yield progress
+        with warnings.catch_warnings():
+            warnings.showwarning = say  # type: ignore[assignment]  # one line, without the place in the code
+            yield progress
 
 
 def _names(text: str) -> list[str]:

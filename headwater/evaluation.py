@@ -9,122 +9,38 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.data.classes import found_images, listed_images, match_classes, with_labels_of
-from headwater.data.labelled import LabelledPicture, LabelledPictures, load_labelled
+from headwater import __version__
+from headwater.chunks import unfinished
+from headwater.data.labelled import LabelledPicture, LabelledPictures
 from headwater.data.preprocessing import Preprocessing
-from headwater.errors import DataError, HeadwaterError, InputError, MissingDependencyError
+from headwater.errors import DataError, HeadwaterError, MissingDependencyError
 from headwater.explanation import Explanation
 from headwater.files import write_bytes, write_text
 from headwater.graph import skeleton
 from headwater.heatmaps import heat_quantization
+from headwater.labels import PREDICTED, label_for
 from headwater.lrp import LRP
-from headwater.methods import QUANTIZED, Method, list_methods, load_method
+from headwater.methods import QUANTIZED, Method, load_method
 from headwater.metrics import gini, insertion_deletion, pointing_game, randomisation, relevance_mass, relevance_rank
-from headwater.metrics.insertion_deletion import Protocol
 from headwater.models import ModelCard, card_of, network_input
 from headwater.run_folder import claim
+from headwater.settings import Settings
 
 if TYPE_CHECKING:
     import pandas
 
-_PUBLISHED_STEP, _PUBLISHED_PIXELS = 500, 224 * 224
-
 Progress = Callable[[int, int, float], None]
 """Told after each chunk: pictures done, pictures in all, seconds since the start."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a table depends on.
-
-    Attributes:
-        methods: names, see :func:`headwater.list_methods`; ``NAME+hq`` is the method's map after heat quantization.
-        samples: pictures, balanced over the classes.
-        protocols: of insertion and deletion.
-        split: of the data set.
-        seed: of the sample and of ties.
-        step: pixels between two points; ``None`` for 500 of 224 x 224, in proportion for other sizes.
-        batch_size: pictures at a time; also the pictures of a chunk.
-        labels: where labels come from: ``"names"``: the data's classes, found among the network's by name or WordNet
-            number; ``"positions"``: the data's k-th class is the network's k-th; ``"predicted"``: the network's own
-            predictions; or a CSV file with columns ``image`` (a path in the data folder) and ``label`` (a class's name,
-            WordNet number or index).
-    """
-
-    methods: tuple[str, ...]
-    samples: int = 1000
-    protocols: tuple[Protocol, ...] = ("published", "budget")
-    split: str = "val"
-    seed: int = 42
-    step: int | None = None
-    batch_size: int = 16
-    labels: str = "names"
-
-    def __post_init__(self) -> None:
-        if not self.methods or len(set(self.methods)) != len(self.methods):
-            raise InputError(f"methods must be different names, got {', '.join(self.methods) or 'none'}")
-        known = list_methods()
-        for name in self.methods:
-            if name.removesuffix(QUANTIZED) not in known:
-                raise InputError(f"no method is called {name.removesuffix(QUANTIZED)!r}; there are {', '.join(known)}")
-        wrong = [p for p in self.protocols if p not in get_args(Protocol)]
-        if wrong or not self.protocols:
-            raise InputError(f"protocols must be of {', '.join(get_args(Protocol))}, got {self.protocols}")
-        for name in ("samples", "batch_size", "step"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not whole and not (name == "step" and value is None):
-                raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be a whole number from 0 to 2**63 - 1, got {self.seed!r}")
-
-    def step_for(self, pixels: int) -> int:
-        """Pixels between two points for an image of ``pixels`` pixels.
-
-        Raises:
-            InputError: one step would be the whole image.
-        """
-        if self.step is not None and self.step >= pixels:
-            raise InputError(f"a step of {self.step} pixels leaves no curve on images of {pixels} pixels; take fewer")
-        return self.step or max(1, round(_PUBLISHED_STEP * pixels / _PUBLISHED_PIXELS))
-
-    def load(self, data: str | Path | LabelledPictures, card: ModelCard) -> LabelledPictures:
-        """The images, with labels that are the network's class indices (-1 for predicted ones).
-
-        A data set without class names is taken to have the network's indices as labels already.
-
-        Raises:
-            DataError: the data do not fit, or their classes cannot be found among the network's.
-        """
-        if self.labels == "predicted":
-            found = found_images(Path(data)) if not isinstance(data, LabelledPictures) else data
-            return LabelledPictures(found.layout, tuple(replace(p, label=-1) for p in found.pictures))
-        if self.labels not in ("names", "positions"):
-            if isinstance(data, LabelledPictures):
-                raise InputError("labels from a file go with a folder of images, not with a data set")
-            return listed_images(Path(data), Path(self.labels), card.classes, card.wnids, card.name)
-        found = data if isinstance(data, LabelledPictures) else load_labelled(data, self.split)
-        if found.classes is None:
-            return found
-        if self.labels == "names":
-            return with_labels_of(found, match_classes(found.classes, card.classes, card.wnids, card.name))
-        if card.classes is not None and len(card.classes) != len(found.classes):
-            raise DataError(
-                f"{card.name} knows {len(card.classes)} classes, the data ({found.layout}) have {len(found.classes)}; "
-                "positions cannot be the same"
-            )
-        return with_labels_of(found, range(len(found.classes)))
 
 
 def evaluate(
@@ -141,8 +57,8 @@ def evaluate(
 
     The map explains the *predicted* class, the curves follow the *true* label, as in the papers. Finished chunks are
     in ``out/rows``; a killed run that is started again goes on after them and ends in the same table. An image that
-    cannot be read is a row with the reason in column ``error``; it is tried again at the next start, and an image
-    whose file has changed since is measured again.
+    cannot be read is a row with the reason in column ``error``. At the next start it is tried again, images whose files
+    have changed are measured again, and so are damaged files of rows; a warning says how many.
 
     Args:
         model: the network; it is not changed.
@@ -157,23 +73,27 @@ def evaluate(
         One row a picture and method: ``picture``, ``label``, ``predicted``, ``probability`` (of the predicted class),
         ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error`` (at
         the picture), ``cut_error`` (the worst of all cuts), ``pointing``, ``mass``, ``rank`` (where there are boxes),
-        ``gini``. Also written as ``results.parquet``; mean curves as ``curves.json``.
+        ``gini``; ``label_source`` (as in the settings, a file's name, or ``"given"`` with the data set), ``classes``
+        (how many the network has). Also written as ``results.parquet``; mean curves as ``curves.json``.
 
     Raises:
-        DataError: the data do not fit, or ``out`` holds a run with other settings (the difference is named).
+        DataError: the data do not fit, no image can be read, or ``out`` holds a run with other settings (the difference
+            is named).
+        InputError: one step of the curves would be the whole image.
         MissingDependencyError: pandas or pyarrow is not installed.
         OutputError: ``out`` cannot be written.
     """
     pd = _pandas()
     out, card = Path(out), card_of(model, preprocessing)
     settings.step_for(card.preprocessing.crop**2)
-    found = settings.load(data, card)
+    labelled = label_for(model, data, settings, preprocessing)
+    found = labelled.data
     chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)
     claim(out, _identity(model, card, found, chosen, settings), "settings.json")
     chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
     paths = [out / "rows" / f"{k:05d}.parquet" for k in range(len(chunks))]
     digests = {picture.name: picture.digest() for picture in chosen}
-    todo = [k for k, path in enumerate(paths) if not _is_done(path, chunks[k], digests)]
+    todo = unfinished(paths, chunks, digests)
     done = sum(len(chunk) for k, chunk in enumerate(chunks) if k not in set(todo))
     began = time.monotonic()
     for k, rows in _run(model, card.preprocessing, settings, chunks, todo, devices):
@@ -184,6 +104,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(chosen), time.monotonic() - began)
     table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).drop(columns="digest")
+    table = table.assign(label_source=labelled.source, classes=labelled.classes)
     if table["error"].notna().all():
         raise DataError(f"none of the {len(chosen)} images could be read; the first: {table['error'].iloc[0]}")
     curves = [column for column in table if column.endswith("_curve")]
@@ -193,18 +114,6 @@ def evaluate(
     table.to_parquet(stream, index=False)
     write_bytes(out / "results.parquet", stream.getvalue())
     return table
-
-
-def _is_done(path: Path, chunk: Sequence[LabelledPicture], digests: Mapping[str, str]) -> bool:
-    """Whether a chunk's rows are there, readable, without failures, and of the files as they are now."""
-    if not path.is_file():
-        return False
-    try:
-        rows = _pandas().read_parquet(path, columns=["picture", "error", "digest"])
-    except Exception:  # a file that was cut off or replaced raises whatever the reader likes; its rows are made again
-        return False
-    measured = dict(zip(rows["picture"], rows["digest"], strict=True))
-    return bool(rows["error"].isna().all()) and measured == {p.name: digests[p.name] for p in chunk}
 
 
 def _run(
@@ -286,7 +195,7 @@ class _Worker:
 
     def _labels(self, x: Tensor, pictures: Sequence[LabelledPicture]) -> Tensor:
         """The class that the curves follow, ``(N,)``."""
-        if self.settings.labels == "predicted":
+        if all(picture.label == PREDICTED for picture in pictures):
             with torch.no_grad():
                 return skeleton(self.model)(x).argmax(1)
         return torch.tensor([picture.label for picture in pictures], device=x.device)
@@ -360,12 +269,14 @@ def _identity(
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    names = hashlib.sha256("\n".join(picture.name for picture in chosen).encode())
+    images = hashlib.sha256("\n".join(f"{picture.label} {picture.name}" for picture in chosen).encode())
     return {
+        "headwater": __version__,
         "model": card.name,
         "weights": f"{card.weights} ({digest.hexdigest()[:12]})",
         "data": found.layout,
-        "pictures": f"{len(chosen)} ({names.hexdigest()[:12]})",
+        "preprocessing": str(card.preprocessing),
+        "images and labels": f"{len(chosen)} ({images.hexdigest()[:12]})",
         **vars(settings),
     }
 
@@ -393,7 +304,7 @@ def measure_randomisation(
         ``picture``, ``correlation`` (Spearman's, of absolute values).
     """
     pd = _pandas()
-    found = settings.load(data, card_of(model, preprocessing))
+    found = label_for(model, data, settings, preprocessing).data
     chosen = found.sample(min(settings.samples, len(found.pictures)), settings.seed)[:count]
     x = network_input(model, [picture.open() for picture in chosen], preprocessing)
     with torch.no_grad():
@@ -427,3 +338,6 @@ def _pandas() -> Any:
     except ImportError as error:
         raise MissingDependencyError(f"evaluation needs {error.name}: pip install 'headwater[evaluate]'") from error
     return pandas
+
+
+__all__ = ["Progress", "Settings", "evaluate", "measure_randomisation", "object_mask"]

@@ -15,7 +15,7 @@ from conftest import TinyResidual, settle
 from PIL import Image
 
 import headwater as hw
-from headwater.data.labelled import LabelledPicture, load_labelled
+from headwater.data.labelled import LabelledPicture, LabelledPictures, load_labelled
 from headwater.data.preprocessing import Box
 from headwater.errors import DataError, InputError
 from headwater.evaluation import Settings, evaluate, measure_randomisation, object_mask
@@ -161,8 +161,12 @@ def test_bad_settings(options, message):
 
 def test_labels_outside_the_classes(folder, tmp_path):
     torch.manual_seed(0)
-    with pytest.raises(DataError, match=r"label [23] is out of range; the network has 2 classes"):
+    images = LabelledPictures("images", load_labelled(folder).pictures)
+    with pytest.raises(DataError, match=r"label [23] is out of range; TinyResidual has classes 0 to 1"):
+        run(settle(TinyResidual(classes=2)), images, tmp_path / "out")
+    with pytest.raises(DataError, match=r"TinyResidual has 2 classes, the data \(folders\) have 4"):
         run(settle(TinyResidual(classes=2)), folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_steps_keep_the_papers_proportion():

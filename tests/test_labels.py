@@ -16,6 +16,7 @@ from headwater.data.classes import match_classes
 from headwater.errors import DataError, HeadwaterError, InputError
 from headwater.evaluation import Settings, evaluate
 from headwater.experiments import reproduce
+from headwater.labels import label_for
 from headwater.report.tables import SummaryTable
 
 pytest.importorskip("pandas")
@@ -88,12 +89,12 @@ def test_tabby_is_class_5_of_tiny20_and_twenty_other_wnids_are_refused(tmp_path)
     (tmp_path / "data" / "tabby").mkdir(parents=True)
     shutil.copy(EXAMPLES / "tabby.jpg", tmp_path / "data" / "tabby")
     model = hw.load_model("tiny20")
-    found = Settings(("random",)).load(tmp_path / "data", model.card)
+    found = label_for(model, tmp_path / "data", Settings(("random",))).data
     assert [image.label for image in found.pictures] == [5]
     for k in range(20):
         noise(tmp_path / "other" / f"n{k:08d}" / "1.png")
     with pytest.raises(DataError, match="tiny20 does not know 20 of the data's 20 classes"):
-        Settings(("random",)).load(tmp_path / "other", model.card)
+        label_for(model, tmp_path / "other", Settings(("random",)))
 
 
 def test_wordnet_folders_of_tiny20_find_their_classes(tmp_path, shared):
@@ -103,7 +104,7 @@ def test_wordnet_folders_of_tiny20_find_their_classes(tmp_path, shared):
         wnids = {row["wnid"]: int(row["index"]) for row in csv.DictReader(file)}
     for wnid in wnids:
         noise(tmp_path / wnid / "1.png")
-    found = Settings(("random",)).load(tmp_path, hw.load_model("tiny20").card)
+    found = label_for(hw.load_model("tiny20"), tmp_path, Settings(("random",))).data
     assert {image.name.split("/")[0]: image.label for image in found.pictures} == wnids
 
 
@@ -140,7 +141,7 @@ def test_images_of_ones_own_with_a_csv_file_or_the_predicted_classes(own, tmp_pa
     assert dict(zip(table["picture"], table["label"], strict=True)) == {"0.png": 2, "1.png": 1, "2.png": 3}
     table = evaluate(network(), own, settings(labels="predicted"), tmp_path / "predicted")
     assert (table["label"] == table["predicted"]).all() and len(table) == 4
-    assert "Labels are the network's own predictions." in SummaryTable.of(table, [], labels="predicted").note()
+    assert "Labels are the network's own predictions." in SummaryTable.of(table, []).note()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_images_of_ones_own_with_a_csv_file_or_the_predicted_classes(own, tmp_pa
         (b"image,label\n0.png,4\n", "classes 0 to 3"),
         (b"image,label\n9.png,1\n", "9.png does not exist"),
         (b"image,label\n0.png,1\n0.png,2\n", "more than once"),
-        (b"image\n0.png\n", "needs columns image, label"),
+        (b"image\n0.png\n", "needs columns image,label or folder,label"),
         (b"image,label\n0.png\n", "line 2: a value is missing"),
         (b"image,label\n", "lists no images"),
         ("image,label\n0.png,1\n".encode("utf-16"), "not a CSV file in UTF-8"),
@@ -160,12 +161,12 @@ def test_images_of_ones_own_with_a_csv_file_or_the_predicted_classes(own, tmp_pa
 def test_a_wrong_file_of_labels_says_what_is_wrong(own, tmp_path, content, message):
     (tmp_path / "labels.csv").write_bytes(content)
     with pytest.raises(DataError, match=message):
-        Settings(("random",), labels=str(tmp_path / "labels.csv")).load(own, network().card)
+        label_for(network(), own, Settings(("random",), labels=str(tmp_path / "labels.csv")))
 
 
 def test_a_missing_file_of_labels_is_said(own):
     with pytest.raises(DataError, match=r"nowhere.csv cannot be read \(No such file"):
-        Settings(("random",), labels="nowhere.csv").load(own, network().card)
+        label_for(network(), own, Settings(("random",), labels="nowhere.csv"))
 
 
 def test_figures_need_labels(own, tmp_path):
@@ -181,10 +182,11 @@ def test_the_summary_shows_the_accuracy_and_warns_near_chance():
             {"picture": str(k), "predicted": 1, "label": int(k < right), "method": "m", "error": None}
             for k in range(20)
         ]
-        return SummaryTable.of(pd.DataFrame(rows), [], classes=20).note()
+        table = pd.DataFrame(rows).assign(label_source="names", classes=20)
+        return SummaryTable.of(table, []).note()
 
-    assert "right on 18 of 20 images (90.0%)" in note(18) and "WARNING" not in note(18)
-    assert "right on 1 of 20 images (5.0%). WARNING: no better than guessing" in note(1)
+    assert "right on 18 of 20 images (90.0%; labels matched by name)" in note(18) and "WARNING" not in note(18)
+    assert "right on 1 of 20 images (5.0%; labels matched by name). WARNING: no better than guessing" in note(1)
 
 
 def test_the_command_measures_ones_own_images(tmp_path):
@@ -273,7 +275,7 @@ def test_a_wrong_list_of_classes_is_one_clear_line(tmp_path, content):
     (tmp_path / "classes.csv").write_bytes(content)
     noise(tmp_path / "val" / "n1" / "1.png")
     with pytest.raises(DataError, match=r"classes\.csv"):
-        Settings(("random",)).load(tmp_path, network().card)
+        label_for(network(), tmp_path, Settings(("random",)))
 
 
 @pytest.mark.parametrize(

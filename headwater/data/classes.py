@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from headwater.data.labelled import IMAGE_SUFFIXES, LabelledPicture, LabelledPictures
+from headwater.data.labelled import IMAGE_SUFFIXES, LabelledPicture, LabelledPictures, annotated_boxes
 from headwater.data.texts import read_table
 from headwater.errors import DataError
 
 _WNID = re.compile(r"n\d{8}")
+_NUMBER = re.compile(r"^(n\d{8}|\d+)[._ -]+")
 
 
 def match_classes(
@@ -20,8 +21,8 @@ def match_classes(
 ) -> tuple[int, ...]:
     """The network's index of each class of a data set.
 
-    Names are compared without case, punctuation, leading numbers (``001.``) and leading WordNet numbers
-    (``n02123045_tabby`` is ``tabby``); WordNet numbers are compared with the network's.
+    WordNet numbers decide where the network's are known. Else names do: the very same name, or the same without case,
+    punctuation, leading numbers (``001.``) and leading WordNet numbers (``n02123045_tabby`` is ``tabby``).
 
     Args:
         names: of the data's classes: names, WordNet numbers, or both (``n02123045_tabby``).
@@ -36,17 +37,38 @@ def match_classes(
     >>> match_classes(["lion", "Tabby"], ["tabby", "lion"], None, "a network")
     (1, 0)
     """
+    found = _places(names, classes, wnids, network)
+    twice = [name for k, name in enumerate(names) if found.index(found[k]) != k]
+    if twice:
+        raise DataError(
+            f"several classes of the data are one class of {network}: {_some(twice)}; if that is meant, give labels as "
+            "a CSV file with columns folder,label"
+        )
+    return found
+
+
+def _places(
+    names: Sequence[str], classes: Sequence[str] | None, wnids: Sequence[str] | None, network: str
+) -> tuple[int, ...]:
+    """As :func:`match_classes`, but several names may be one class."""
     if classes is None and wnids is None:
         raise DataError(
             f"the classes of {network} have no names, so those of the data ({_some(names)}) cannot be matched with "
             f"them; {_WAYS_OUT}"
         )
-    by_number = _index(wnids or ())
+    if classes is not None and tuple(names) == tuple(classes):
+        return tuple(range(len(names)))
+    if wnids is None and classes is not None and all(_WNID.fullmatch(name) for name in classes):
+        wnids = classes
+    by_number, exactly = _index(wnids or ()), _index(classes or ())
     by_name = _index([_plain(name) for name in classes or ()])
     found, missing = list[int](), list[str]()
     for name in names:
         number = _WNID.match(name)
-        places = (by_number.get(number[0]) if number else None) or by_name.get(_plain(name)) or []
+        if number and by_number:  # another synset may have the same name: ImageNet has two kinds of crane
+            places = by_number.get(number[0], [])
+        else:
+            places = exactly.get(name) or exactly.get(_NUMBER.sub("", name)) or by_name.get(_plain(name)) or []
         if len(places) > 1:
             raise DataError(f"{network} has {len(places)} classes called {name!r}: {places}; {_WAYS_OUT}")
         missing += [] if places else [name]
@@ -54,35 +76,59 @@ def match_classes(
     if missing:
         near = get_close_matches(_plain(missing[0]), by_name, n=3)
         hint = f"; did you mean {', '.join(repr((classes or ())[by_name[n][0]]) for n in near)}?" if near else ""
-        numbered = wnids is None and _WNID.match(missing[0])
+        numbered = not by_number and _WNID.match(missing[0])
         hint += "; its WordNet numbers are not known: for ImageNet's, pip install 'headwater[timm]'" if numbered else ""
         raise DataError(
             f"{network} does not know {len(missing)} of the data's {len(names)} classes: {_some(missing)}{hint}; "
             f"{_WAYS_OUT}"
         )
-    twice = [name for k, name in enumerate(names) if found.index(found[k]) != k]
-    if twice:
-        raise DataError(f"several classes of the data are one class of {network}: {_some(twice)}")
     return tuple(found)
 
 
 _WAYS_OUT = (
-    "give labels as a CSV file with columns image,label, as 'predicted' (the network's own predictions), or as "
-    "'positions' if the data's k-th class is the network's k-th"
+    "give labels as a CSV file with columns image,label or folder,label, as 'predicted' (the network's own "
+    "predictions), or as 'positions' if the data's k-th class is the network's k-th"
 )
 
 
-def listed_images(
-    root: Path, file: Path, classes: Sequence[str] | None, wnids: Sequence[str] | None, network: str
-) -> LabelledPictures:
-    """Images with the labels that a CSV file gives them.
+def label_indices(
+    words: Sequence[str],
+    classes: Sequence[str] | None,
+    wnids: Sequence[str] | None,
+    count: int | None,
+    network: str,
+) -> dict[str, int]:
+    """The network's index of each label in a table: the name of a class, its WordNet number or its index.
 
     Args:
-        root: folder that the file's paths are relative to.
-        file: CSV with columns ``image`` and ``label``; a label is a class's index, name or WordNet number.
-        classes: names of the network's classes.
-        wnids: their WordNet numbers.
+        words: the labels; several may be one class.
+        classes: names of the network's classes, where they are known. A name of digits alone counts as a name.
+        wnids: their WordNet numbers, where they are known.
+        count: how many classes the network has, where that is known.
         network: what the network is called, for errors.
+
+    Raises:
+        DataError: a label is no class of the network.
+    """
+    numbers = [word for word in dict.fromkeys(words) if word.isdecimal() and word not in (classes or ())]
+    named = [word for word in dict.fromkeys(words) if word not in numbers]
+    outside = [number for number in numbers if count is not None and int(number) >= count]
+    if outside:
+        raise DataError(f"label {outside[0]} is out of range; {network} has classes 0 to {(count or 0) - 1}")
+    places = _places(named, classes, wnids, network) if named else ()
+    return {number: int(number) for number in numbers} | dict(zip(named, places, strict=True))
+
+
+def listed_images(
+    found: LabelledPictures, root: Path | None, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
+) -> LabelledPictures:
+    """The images that a CSV file lists, with the labels that it gives them.
+
+    Args:
+        found: the images that there are.
+        root: folder that the file's paths are relative to; ``None`` if only the names of ``found`` count.
+        file: CSV with columns ``image`` and ``label``.
+        indices_of: the network's indices of labels, see :func:`label_indices`.
 
     Raises:
         DataError: the file cannot be read, an image is not there, or a label is no class of the network.
@@ -90,27 +136,58 @@ def listed_images(
     rows = read_table(file, ("image", "label"))
     if not rows:
         raise DataError(f"{file} lists no images")
-    words = list(dict.fromkeys(row["label"].strip() for row in rows))
-    named = [word for word in words if not word.isdecimal()]
-    index = dict(zip(named, match_classes(named, classes, wnids, network) if named else (), strict=True))
-    count = len(classes or wnids or ())
-    images = []
+    try:
+        indices = indices_of([row["label"].strip() for row in rows])
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    known = {picture.name: picture for picture in found.pictures}
+    images = dict[str, LabelledPicture]()
     for row in rows:
-        word, path = row["label"].strip(), root / row["image"].strip()
-        label = int(word) if word.isdecimal() else index[word]
-        if count and label >= count:
-            raise DataError(f"{file}: {row['image']} has label {label}; {network} has classes 0 to {count - 1}")
-        if not path.is_file():
-            raise DataError(f"{file}: {path} does not exist")
-        images.append(LabelledPicture(row["image"].strip(), label, path))
-    names = [image.name for image in images]
-    if len(set(names)) != len(names):
-        raise DataError(f"{file} lists {next(n for n in names if names.count(n) > 1)} more than once")
-    return LabelledPictures("listed", tuple(images))
+        name, label = row["image"].strip(), indices[row["label"].strip()]
+        picture = known.get(name)
+        if picture is None and root is not None and name and (root / name).is_file():
+            picture = LabelledPicture(name, label, root / name)
+        if picture is None:
+            where = f"{root / name} does not exist" if root is not None else f"there is no image {name!r}"
+            raise DataError(f"{file}: {where}")
+        if name in images:
+            raise DataError(f"{file} lists {name} more than once")
+        images[name] = replace(picture, label=label)
+    return LabelledPictures(found.layout, tuple(images.values()))
+
+
+def mapped_folders(
+    found: LabelledPictures, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
+) -> LabelledPictures:
+    """The images with the labels that a CSV file gives their folders; folders that it leaves out go by their names.
+
+    Args:
+        found: the data set, with names of its classes.
+        file: CSV with columns ``folder`` and ``label``; a folder may also be a class's name or WordNet number.
+        indices_of: the network's indices of labels, see :func:`label_indices`.
+
+    Raises:
+        DataError: the file cannot be read, names a folder that is not there, or a label is no class of the network.
+    """
+    rows = read_table(file, ("folder", "label"))
+    given = {row["folder"].strip(): row["label"].strip() for row in rows}
+    if len(given) != len(rows):
+        raise DataError(f"{file} lists a folder more than once")
+    names, left, words = found.classes or (), dict(given), list[str]()
+    for name, wnid, full in zip(names, found.wnids or names, found.names() or (), strict=True):
+        keys = [key for key in (name, wnid) if key in left]
+        words.append(left.pop(keys[0]) if keys else full)
+    if left:
+        raise DataError(f"{file}: the data have no folder {_some(list(left))}; they have {_some(names)}")
+    try:
+        indices = indices_of(words)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    return with_labels_of(found, [indices[word] for word in words])
 
 
 def found_images(root: Path) -> LabelledPictures:
-    """Every image below a folder, without labels (-1).
+    """Every image below a folder, without labels (-1), with boxes where there are annotations.
 
     Raises:
         DataError: there is none.
@@ -120,18 +197,19 @@ def found_images(root: Path) -> LabelledPictures:
     paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     if not paths:
         raise DataError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)})")
-    return LabelledPictures("images", tuple(LabelledPicture(str(p.relative_to(root)), -1, p) for p in paths))
+    boxes_of = annotated_boxes(root)
+    pictures = (LabelledPicture(p.relative_to(root).as_posix(), -1, p, boxes=boxes_of(p)) for p in paths)
+    return LabelledPictures("images", tuple(pictures))
 
 
-def with_labels_of(data: LabelledPictures, indices: Sequence[int]) -> LabelledPictures:
+def with_labels_of(data: LabelledPictures, indices: Sequence[int] | Mapping[int, int]) -> LabelledPictures:
     """The same images, their labels changed from the data's classes to ``indices`` of the network's."""
     return LabelledPictures(data.layout, tuple(replace(p, label=indices[p.label]) for p in data.pictures))
 
 
 def _plain(name: str) -> str:
     """Lower-case letters and digits alone, without a leading number or WordNet number and a separator."""
-    name = re.sub(r"^(n\d{8}|\d+)[._ -]+", "", name)
-    return re.sub(r"[^\w]|_", "", name.casefold())
+    return re.sub(r"[^\w]|_", "", _NUMBER.sub("", name).casefold())
 
 
 def _index(names: Sequence[str]) -> dict[str, list[int]]:

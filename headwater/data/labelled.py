@@ -76,11 +76,25 @@ class LabelledPicture:
 
 @dataclass(frozen=True)
 class LabelledPictures:
-    """A data set: its layout, its pictures in a fixed order, and the names of its classes where they are known."""
+    """A data set.
+
+    Attributes:
+        layout: what it was recognised as, see :func:`load_labelled`.
+        pictures: in a fixed order.
+        classes: names of the classes that the labels count; ``None`` if labels are a network's class indices already.
+        wnids: the classes' WordNet numbers, where the data tell them beside the names.
+    """
 
     layout: str
     pictures: tuple[LabelledPicture, ...]
     classes: tuple[str, ...] | None = None
+    wnids: tuple[str, ...] | None = None
+
+    def names(self) -> tuple[str, ...] | None:
+        """What the classes are called, with their WordNet numbers in front where they are known beside the names."""
+        if self.classes is None or self.wnids is None:
+            return self.classes
+        return tuple(f"{wnid}_{name}" for wnid, name in zip(self.wnids, self.classes, strict=True))
 
     def sample(self, count: int, seed: int = 42) -> tuple[LabelledPicture, ...]:
         """``count`` pictures, as many of each class as possible, in a random order that the seed fixes.
@@ -156,6 +170,14 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
     )
 
 
+def has_lists(root: Path) -> bool:
+    """Whether a folder tells its images by lists or archives of its own: tiny20, CUB-200-2011, ImageNet's devkit."""
+    return any(
+        (root / name).is_file()
+        for name in ("classes.csv", "images.txt", "image_class_labels.txt", "ILSVRC2012_validation_ground_truth.txt")
+    )
+
+
 def _wnid(path: Path) -> str | None:
     """The leading synset number of a file name, such as n01440764."""
     first = path.name.split("_")[0]
@@ -167,7 +189,7 @@ def _flat(root: Path, split: str) -> LabelledPictures:
     files = sorted(p for p in root.iterdir() if _wnid(p))
     wnids = sorted({_wnid(p) or "" for p in files})
     index = {wnid: k for k, wnid in enumerate(wnids)}
-    boxes_of = _annotations(root)
+    boxes_of = annotated_boxes(root)
     pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p, boxes=boxes_of(p)) for p in files)
     return LabelledPictures("flat", pictures, tuple(wnids))
 
@@ -175,7 +197,7 @@ def _flat(root: Path, split: str) -> LabelledPictures:
 def _folders(root: Path, split: str) -> LabelledPictures:
     root = root / split if (root / split).is_dir() else root
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS)
-    boxes_of, pictures = _annotations(root), []
+    boxes_of, pictures = annotated_boxes(root), []
     for label, name in enumerate(classes):
         for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
             pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes_of(path)))
@@ -196,7 +218,7 @@ def _imagenet_flat(root: Path, split: str) -> LabelledPictures:
         numbers = [int(line) for line in read_lines(truth)]
     except ValueError as error:
         raise DataError(f"{truth}: a line is not a class number ({error})") from error
-    boxes_of, pictures = _annotations(root), []
+    boxes_of, pictures = annotated_boxes(root), []
     for path in sorted(root.glob("ILSVRC2012_val_*.JPEG")):
         number = int(path.stem.rsplit("_", 1)[1])
         if not 1 <= number <= len(numbers) or not 1 <= numbers[number - 1] <= len(devkit):
@@ -213,7 +235,7 @@ def _first(root: Path, *names: str) -> Path | None:
 _ANNOTATIONS = ("Annotations", "annotations", "Annotation", "bbox")
 
 
-def _annotations(root: Path) -> Callable[[Path], tuple[Box, ...]]:
+def annotated_boxes(root: Path) -> Callable[[Path], tuple[Box, ...]]:
     """Finds a picture's boxes: in the file beside it, else in a folder of annotations, below its class or at large."""
     places = [parent / name for parent in (root.parent, root) for name in _ANNOTATIONS if (parent / name).is_dir()]
     found = {(path.parent.name, path.stem): path for place in places for path in sorted(place.rglob("*.xml"))}
@@ -247,6 +269,8 @@ def _tiny20(root: Path, split: str) -> LabelledPictures:
     if [row["index"].strip() for row in rows] != [str(k) for k in range(len(rows))]:
         raise DataError(f"{root / 'classes.csv'}: the column index must count 0, 1, 2, ... from row to row")
     index = {row["wnid"]: k for k, row in enumerate(rows)}
+    if not rows or len(index) != len(rows):
+        raise DataError(f"{root / 'classes.csv'}: there must be rows, each with a wnid of its own")
     boxes: dict[str, tuple[Box, ...]] = {}
     if (root / "boxes.csv").is_file():
         for line, row in enumerate(read_table(root / "boxes.csv", ("file", "x_min", "y_min", "x_max", "y_max")), 2):
@@ -269,14 +293,14 @@ def _tiny20(root: Path, split: str) -> LabelledPictures:
         members = sorted((m.name, archive, (m.offset_data, m.size)) for m in inside)
     else:
         raise DataError(f"{root}: found classes.csv, but neither {split}/ nor {split}.tar")
-    unknown = next((name for name, *_ in members if Path(name).parts[-2] not in index), None)
+    unknown = next((name for name, *_ in members if Path(name).parent.name not in index), None)
     if unknown is not None:
-        raise DataError(f"{root}: picture {unknown} lies in a folder that classes.csv does not list")
+        raise DataError(f"{root}: picture {unknown} does not lie in a folder that classes.csv lists")
     pictures = tuple(
-        LabelledPicture(name, index[Path(name).parts[-2]], source, span, boxes.get(Path(name).name, ()))
+        LabelledPicture(name, index[Path(name).parent.name], source, span, boxes.get(Path(name).name, ()))
         for name, source, span in members
     )
-    return LabelledPictures("tiny20", pictures, tuple(row["name"] for row in rows))
+    return LabelledPictures("tiny20", pictures, tuple(row["name"] for row in rows), tuple(index))
 
 
 def _cub(root: Path, split: str) -> LabelledPictures:

@@ -29,15 +29,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     Raises:
         DataError: it is missing, not such a file, or lacks a column.
     """
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            rows: list[Mapping[str, str]] = list(reader)
-            header = reader.fieldnames or []
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a CSV file in UTF-8 ({error})") from error
+    header, rows = _csv(file)
     missing = [column for column in columns if column not in header]
     if missing:
         raise DataError(f"{file} needs columns {', '.join(columns)}; it has {', '.join(map(repr, header)) or 'none'}")
@@ -45,3 +37,24 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     if short is not None:
         raise DataError(f"{file}, line {short}: a value is missing; needed are {', '.join(columns)}")
     return rows
+
+
+def read_columns(file: Path) -> list[str]:
+    """The names of a CSV file's columns.
+
+    Raises:
+        DataError: it is missing, or not such a file.
+    """
+    return _csv(file)[0]
+
+
+def _csv(file: Path) -> tuple[list[str], list[Mapping[str, str]]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows: list[Mapping[str, str]] = list(reader)
+            return list(reader.fieldnames or []), rows
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is not a CSV file in UTF-8 ({error})") from error

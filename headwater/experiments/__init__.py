@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from headwater.data.labelled import LabelledPictures
+from headwater.data.labelled import LabelledPictures, load_labelled
 from headwater.errors import InputError
 from headwater.evaluation import Progress, Settings, evaluate
 from headwater.experiments.conservation import conservation_csv, conservation_figure, conservation_markdown, cut_sums
@@ -20,7 +20,9 @@ from headwater.experiments.networks import networks_for
 from headwater.experiments.published import FAILURE_THRESHOLD, GRIDS, TABLES
 from headwater.experiments.tables import measure_table
 from headwater.files import write_bytes, write_text
+from headwater.labels import label_for
 from headwater.models import card_of
+from headwater.report.accuracy import Accuracy, label_source
 
 _OURS = "otsuki2024+hq"
 _CONSERVATION, _FAILURES, _FAILURE_EXAMPLES = "otsuki2024-fig7", "otsuki2024-tableD", "otsuki2024-figD"
@@ -102,7 +104,7 @@ def reproduce(
     if not models:
         raise InputError("an experiment needs at least one network")
     settings = settings or Settings((_OURS,))
-    found = settings.load(data, card_of(models[0]))
+    found, labels = _images(name, data, models, settings)
     out = Path(out)
     source = f"{found.layout}, split {settings.split!r}, {len(found.pictures)} pictures"
     if name in TABLES:
@@ -110,11 +112,8 @@ def reproduce(
         body, count = measured.markdown(), min(settings.samples, len(found.pictures))
         files = [write_text(out / "summary.csv", measured.summary.csv())]
     elif name in GRIDS:
-        if settings.labels == "predicted":
-            raise InputError(f"{name} shows images of given classes; labels 'predicted' do not give any")
         grid = GRIDS[name]
-        explaining = networks_for(next(iter(grid.methods)), models) or models
-        shown = find_classes(found, card_of(explaining[0]), grid.classes)
+        shown = find_classes(found, card_of(models[0]), grid.classes)
         whose = f"{len(shown)} of the paper's {len(grid.classes)} classes" if shown else "classes drawn at random"
         shown = shown or list(found.sample(min(4, len(found.pictures)), settings.seed))
         drawn = explanation_grid(models, shown, grid.methods, grid.pictures_in_rows)
@@ -134,7 +133,8 @@ def reproduce(
         settings = replace(settings, methods=(_OURS,), protocols=("published",))
         table = evaluate(models[0], data, settings, out, devices=devices, progress=progress)
         analysis = analyse_errors(models[0], _OURS, table, found.pictures, threshold, worst)
-        body, count = analysis.markdown(), analysis.of
+        accuracy = Accuracy.of(table)
+        body, count = analysis.markdown() + (f"\n\n{accuracy}" if accuracy else ""), analysis.of
         files = [write_text(out / "failures.csv", analysis.csv())]
         if analysis.worst:
             files.append(write_bytes(out / "worst.png", analysis.sheet()))
@@ -150,6 +150,7 @@ def reproduce(
             "",
             f"- networks: {networks}",
             f"- pictures: {count} of {source}",
+            *([f"- labels: {labels}"] if labels else []),
             *([f"- protocol: {_how(settings)}"] if compares else []),
             "",
             body,
@@ -159,6 +160,23 @@ def reproduce(
     details = {**asdict(settings), "experiment": name, "networks": networks, "pictures": source, "count": count}
     first = write_text(out / "report.md", report)
     return Reproduction(name, report, (first, *files, write_text(out / "report.json", json.dumps(details, indent=1))))
+
+
+def _images(
+    name: str, data: str | Path | LabelledPictures, models: Sequence[nn.Module], settings: Settings
+) -> tuple[LabelledPictures, str]:
+    """The images of an experiment with the first network's labels, and where those come from, in words.
+
+    Conservation is measured on predicted classes: its images need no labels, and a network no names of classes.
+    """
+    if name == _CONSERVATION and settings.labels in ("names", "positions"):
+        return data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split), ""
+    if name in GRIDS and settings.labels == "predicted":
+        raise InputError(f"{name} shows images of given classes; labels 'predicted' do not give any")
+    if name in GRIDS and len({card_of(model).classes for model in models}) > 1:
+        raise InputError(f"{name} needs networks with the same classes in the same order, so that all explain the same")
+    labelled = label_for(models[0], data, settings)
+    return labelled.data, label_source(labelled.source)
 
 
 def _how(settings: Settings) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -129,7 +129,7 @@ def analyse_errors(
         model: the network.
         method: whose maps they are.
         table: rows of :func:`headwater.evaluate`.
-        pictures: the data set that the rows are of.
+        pictures: the data set that the rows are of; their labels are the rows'.
         threshold: an explanation fails when its ID is not above it.
         count: pictures to look at.
         measure: column of the table.
@@ -142,7 +142,9 @@ def analyse_errors(
     explain, worst = load_method(method, model), list[FailedPicture]()
     for start in range(0, len(failed), batch_size):
         part = failed.iloc[start : start + batch_size]
-        chosen = [by_name[name] for name in part["picture"]]
+        chosen = [
+            replace(by_name[name], label=label) for name, label in zip(part["picture"], part["label"], strict=True)
+        ]
         opened = [picture.open() for picture in chosen]
         x = network_input(model, opened)
         heatmaps = explain(x).heatmap

@@ -88,14 +88,11 @@ def class_of(picture: LabelledPicture, card: ModelCard) -> str:
 
 
 def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str]) -> list[LabelledPicture]:
-    """One picture of each wanted class that the data have, found by name."""
+    """One picture of each wanted class that the data have, found by the name that the network has for its label."""
     found = []
     for name in wanted:
         for picture in data.pictures:
-            known = [picture.name.rsplit("/", 1)[-1].rsplit(".", 1)[0], class_of(picture, card)]
-            if card.wnids is not None:
-                known.append(card.wnids[picture.label])
-            if _plain(name) in map(_plain, known):
+            if _plain(name) == _plain(class_of(picture, card)):
                 found.append(picture)
                 break
     return found

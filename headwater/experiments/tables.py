@@ -14,6 +14,7 @@ from headwater.evaluation import Progress, Settings, evaluate
 from headwater.experiments.networks import networks_for
 from headwater.experiments.published import CUB, IMAGENET, Numbers, Row, TableExperiment
 from headwater.methods import is_baseline
+from headwater.report.accuracy import Accuracy
 from headwater.report.tables import SummaryTable
 
 if TYPE_CHECKING:
@@ -29,14 +30,16 @@ class MeasuredTable:
     Attributes:
         experiment: what it is.
         summary: over pictures for one network, over networks for several.
-        accuracy: part of the pictures that each method's networks predict right.
+        accuracy: part of the pictures that each method's networks predict right; empty where labels are predictions.
         networks: on how many networks each method was measured; methods that have none are missing.
+        labels: what is to be said of the labels: that they are predictions, or networks that seem to guess.
     """
 
     experiment: TableExperiment
     summary: SummaryTable
     accuracy: dict[str, float]
     networks: dict[str, int]
+    labels: str = ""
 
     def markdown(self) -> str:
         """Printed numbers and measured ones side by side, in percent: insertion / deletion / **ID**."""
@@ -48,7 +51,7 @@ class MeasuredTable:
             cells = [row.label, f"`{row.method}`", *(_printed(row.published.get(d)) for d in printed)]
             if row.method in self.networks:
                 cells += [self._measured(row, p) for p in protocols]
-                cells.append(f"{self.accuracy[row.method]:.1%}")
+                cells.append(f"{self.accuracy[row.method]:.1%}" if row.method in self.accuracy else "")
             else:
                 cells += ["no network given"] * len(protocols) + [""]
             lines.append("| " + " | ".join(cells) + " |")
@@ -73,7 +76,7 @@ class MeasuredTable:
             parts.append(f"`{protocol}`: \\* p < 0.05 against `{best}`, paired over {unit} (t-test, Holm).")
         if self.summary.failed:
             parts.append(f"{self.summary.failed} pictures could not be read and are left out.")
-        return " ".join([*parts, self.experiment.note]).strip()
+        return " ".join(part for part in (*parts, self.labels, self.experiment.note) if part)
 
 
 def measure_table(
@@ -107,12 +110,16 @@ def measure_table(
             asked = replace(settings, methods=mine)
             tables.append(evaluate(model, data, asked, place, devices=devices, progress=progress))
     right = pd.concat(map(_right, tables)).groupby("method")["right"].mean()
-    accuracy = {method: float(right.get(method, float("nan"))) for method, found in networks.items() if found}
-    counts = {method: len(networks[method]) for method in accuracy}
-    methods = tuple(accuracy)
+    methods = tuple(method for method, found in networks.items() if found)
+    counts = {method: len(networks[method]) for method in methods}
+    known = [a for a in map(Accuracy.of, tables) if a is not None]
+    predicted = any(a.is_predicted for a in known)
+    accuracy = {} if predicted else {method: float(right.get(method, float("nan"))) for method in methods}
+    said = dict.fromkeys(str(a) for a in known if a.is_predicted or a.is_near_chance)
     combined = _over_networks(tables, methods) if max(counts.values()) > 1 else pd.concat(tables, ignore_index=True)
     summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m)])
-    return MeasuredTable(experiment, summary, accuracy, counts)
+    summary = summary if len(tables) == 1 else replace(summary, accuracy=None)
+    return MeasuredTable(experiment, summary, accuracy, counts, " ".join(said))
 
 
 def _right(table: pandas.DataFrame) -> pandas.DataFrame:

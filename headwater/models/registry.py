@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -36,6 +37,9 @@ _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
 RUN_CARD, RUN_WEIGHTS = "card.json", "model.safetensors"
 """What a finished training leaves in its run folder, to be loaded again."""
+_IMAGENET_CLASSES = 1000
+_IMAGENET_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+"""SHA-256 of the sorted WordNet numbers of ImageNet's classes, one a line."""
 _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given up
 
 
@@ -298,13 +302,36 @@ def _timm_classes(model: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, 
 
 def _imagenet_wnids(categories: Sequence[str]) -> tuple[str, ...] | None:
     """WordNet numbers of ImageNet's 1,000 classes, in torchvision's order, which timm knows where it is installed."""
-    standard = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    if not _are_imagenets(categories):
+        return None
     try:
         from timm.data.imagenet_info import ImageNetInfo
     except ImportError:
         return None
     info = ImageNetInfo("imagenet-1k")
-    return tuple(info.index_to_label_name(k) for k in range(1000)) if list(categories) == standard else None
+    return tuple(info.index_to_label_name(k) for k in range(_IMAGENET_CLASSES))
+
+
+def _are_imagenets(categories: Sequence[str]) -> bool:
+    """Whether these are the names of ImageNet's 1,000 classes, as torchvision has them."""
+    return list(categories) == torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+
+
+def wnids_among(names: Sequence[str], card: ModelCard, count: int) -> tuple[str, ...] | None:
+    """WordNet numbers of a network's classes: its card's, or ImageNet's where the data have all 1,000 of them.
+
+    ImageNet's classes are in the order of their numbers, so a data set that has them all tells which is which, also
+    without timm. A network of 1,000 classes without names is taken for one of ImageNet on such data only.
+
+    Args:
+        names: of the data's classes.
+        card: of the network.
+        count: of its classes.
+    """
+    numbers = sorted({name.split("_")[0] for name in names})
+    complete = hashlib.sha256("\n".join(numbers).encode()).hexdigest() == _IMAGENET_WNIDS
+    imagenet = count == _IMAGENET_CLASSES if card.classes is None else _are_imagenets(card.classes)
+    return tuple(numbers) if card.wnids is None and complete and imagenet else card.wnids
 
 
 def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:

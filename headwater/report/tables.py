@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headwater.metrics.statistics import Summary, paired_p_values, summarise
+from headwater.report.accuracy import PREDICTED_LABELS, Accuracy
 from headwater.report.pictures import as_png
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class SummaryTable:
         p_values: for each ID measure, corrected p-value of each method against ``against``.
         against: for each ID measure, the baseline with the highest mean; missing where there is none.
         failed: pictures that could not be read.
-        accuracy: how often the network was right, in words, with a warning where it is near chance.
+        accuracy: how often the network was right; ``None`` over several networks.
     """
 
     methods: tuple[str, ...]
@@ -56,19 +57,15 @@ class SummaryTable:
     p_values: Mapping[str, Mapping[str, float]]
     against: Mapping[str, str]
     failed: int
-    accuracy: str = ""
+    accuracy: Accuracy | None = None
 
     @classmethod
-    def of(
-        cls, table: pandas.DataFrame, baselines: Sequence[str], classes: int | None = None, labels: str = "names"
-    ) -> SummaryTable:
+    def of(cls, table: pandas.DataFrame, baselines: Sequence[str]) -> SummaryTable:
         """Summarise the rows of :func:`headwater.evaluate`.
 
         Args:
             table: the rows.
             baselines: methods that the others are tested against.
-            classes: number of the network's classes, where it is known, for what is said of the accuracy.
-            labels: where the labels come from, see :class:`headwater.Settings`.
         """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("picture", kind="stable") for m in methods}
@@ -82,20 +79,24 @@ class SummaryTable:
                 against[measure] = best
                 p_values[measure] = paired_p_values({m: by_method[m][measure].tolist() for m in methods}, best)
         failed = int(table[table["error"].notna()]["picture"].nunique())
-        return cls(methods, measures, cells, p_values, against, failed, _accuracy(table, classes, labels))
+        return cls(methods, measures, cells, p_values, against, failed, Accuracy.of(table))
 
     def csv(self) -> str:
-        """One line a method and measure."""
+        """One line a method and measure, with the accuracy and the source of the labels in each."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against"))
+        columns = ("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against")
+        writer.writerow((*columns, "accuracy", "label_source"))
+        known = self.accuracy
+        share = "" if known is None or known.is_predicted else repr(known.share)
+        labels = (share, "" if known is None else known.source)
         for method in self.methods:
             for measure in self.measures:
                 s = self.cells[method, measure]
                 p = self.p_values.get(measure, {}).get(method, math.nan)
                 against = self.against.get(measure, "") if not math.isnan(p) else ""
                 numbers = ("" if math.isnan(v) else repr(v) for v in (s.mean, s.deviation, s.low, s.high, p))
-                writer.writerow((method, measure, s.count, *numbers, against))
+                writer.writerow((method, measure, s.count, *numbers, against, *labels))
         return stream.getvalue()
 
     def markdown(self) -> str:
@@ -125,11 +126,13 @@ class SummaryTable:
                 text = self._text(method, measure, r" $\pm$ ").replace("*", "$^*$")
                 cells.append(rf"\textbf{{{text}}}" if self._is_best(method, measure) else text)
             lines.append(" & ".join([method.replace("_", r"\_"), *cells]) + r" \\")
+        if self.accuracy is not None and self.accuracy.is_predicted:
+            lines += [r"\midrule", rf"\multicolumn{{{len(head) + 1}}}{{l}}{{{PREDICTED_LABELS}}} \\"]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", f"% {self.note()}", ""])
 
     def note(self) -> str:
         """What the numbers are, in a sentence or two."""
-        parts = ["Mean ± half the 95 % interval.", *([self.accuracy] if self.accuracy else [])]
+        parts = ["Mean ± half the 95 % interval.", *([str(self.accuracy)] if self.accuracy else [])]
         for measure, best in self.against.items():
             parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
         if self.failed:
@@ -154,25 +157,6 @@ class SummaryTable:
         known = [v for v in means.values() if not math.isnan(v)]
         best = min(known) if measure in _LOWER_IS_BETTER else max(known)
         return means[method] == best
-
-
-def _accuracy(table: pandas.DataFrame, classes: int | None, labels: str) -> str:
-    """How often the network was right, in words; a binomial test says whether it may have guessed."""
-    if labels == "predicted":
-        return "Labels are the network's own predictions."
-    if not {"predicted", "label", "picture"} <= set(table):
-        return ""
-    rows = table[table["error"].isna()].drop_duplicates("picture")
-    count, right = len(rows), int((rows["predicted"] == rows["label"]).sum())
-    if not count:
-        return ""
-    said = f"The network is right on {right} of {count} images ({right / count:.1%})."
-    from scipy.stats import binomtest
-
-    chance = 1 / (classes or max(2, table["label"].nunique()))
-    if count >= 5 and binomtest(right, count, chance, alternative="greater").pvalue > 0.05:
-        said += " WARNING: no better than guessing; are the labels those of this network?"
-    return said
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:

@@ -1,0 +1,64 @@
+"""Which chunks of a run are still to be measured: new ones, and those whose rows are not of the images as they are."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from headwater.data.labelled import LabelledPicture
+from headwater.errors import HeadwaterError
+
+_DAMAGED, _CHANGED, _FAILED = "damaged", "changed", "failed"
+
+
+def unfinished(
+    paths: Sequence[Path], chunks: Sequence[Sequence[LabelledPicture]], digests: Mapping[str, str]
+) -> list[int]:
+    """Chunks without rows that can be kept; a warning says how many are measured again, and why.
+
+    Args:
+        paths: file of each chunk's rows, with columns ``picture``, ``error`` and ``digest``.
+        chunks: its images.
+        digests: of the images as they are now, by name.
+    """
+    todo, again = list[int](), Counter[str]()
+    for k, (path, chunk) in enumerate(zip(paths, chunks, strict=True)):
+        if not path.is_file():
+            todo.append(k)
+        elif why := _stale(path, chunk, digests):
+            todo.append(k)
+            again[why] += 1
+    if again:
+        reasons = {
+            _DAMAGED: "damaged on disk",
+            _CHANGED: "of images that have changed since",
+            _FAILED: "of images that could not be read before and can be now",
+        }
+        parts = ", ".join(f"{again[why]} {text}" for why, text in reasons.items() if again[why])
+        count = f"{again.total()} of {len(paths)} files of rows in {paths[0].parent}"
+        warnings.warn(f"{count} are measured again: {parts}", stacklevel=3)
+    return todo
+
+
+def _stale(path: Path, chunk: Sequence[LabelledPicture], digests: Mapping[str, str]) -> str:
+    """Why a chunk's rows are of no use; empty if they are."""
+    import pandas
+
+    try:
+        rows = pandas.read_parquet(path, columns=["picture", "error", "digest"])
+    except Exception:  # a file that was cut off or replaced raises whatever the reader likes
+        return _DAMAGED
+    if dict(zip(rows["picture"], rows["digest"], strict=True)) != {p.name: digests[p.name] for p in chunk}:
+        return _CHANGED
+    failed = set(rows["picture"][rows["error"].notna()])
+    return _FAILED if any(_can_be_read(picture) for picture in chunk if picture.name in failed) else ""
+
+
+def _can_be_read(picture: LabelledPicture) -> bool:
+    try:
+        picture.open()
+    except HeadwaterError:
+        return False
+    return True
