@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -80,7 +81,7 @@ def insertion_deletion(
             aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
         label: class whose probability is followed, one or ``(N,)``; the protocol wants the true one.
         protocol: see above.
-        step: pixels between two points.
+        step: pixels between two points, at least 1 and fewer than the image has.
         baseline: what takes the place of missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
             it), ``"blur"`` (the picture, blurred by a Gaussian of a tenth of its side), or pictures shaped as ``x``.
         mean: of each channel in the network's normalisation, for ``"black"``.
@@ -90,7 +91,8 @@ def insertion_deletion(
         seed: of the random order of ties.
 
     Raises:
-        InputError: shapes that don't fit, a map that is not finite, labels outside the classes, an unknown option.
+        InputError: shapes that don't fit, a map that is not finite, labels outside the classes, an unknown option, a
+            step that is no whole number or covers the whole image.
 
     >>> import torch, headwater as hw
     >>> model = hw.load_model("tiny20")
@@ -213,7 +215,7 @@ def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int
     if protocol not in get_args(Protocol):
         raise InputError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
     for name, value in (("step", step), ("batch_size", batch_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
     if step >= pixels:
         raise InputError(f"a step of {step} leaves no curve on images of {pixels} pixels (or cells); take fewer")
