@@ -90,7 +90,7 @@ def label_for(
     names = found.names() or ()
     used = sorted({picture.label for picture in found.pictures})  # a folder without images needs no class
     mine = [names[label] for label in used]
-    places = match_classes(mine, card.classes, wnids_among(mine, card, count), card.name)
+    places = match_classes(mine, card.classes, wnids_among(names, card, count), card.name)
     return NetworkLabels(with_labels_of(found, dict(zip(used, places, strict=True))), "names", count)
 
 

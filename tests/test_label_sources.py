@@ -242,3 +242,33 @@ def test_a_figure_of_networks_with_other_orders_of_classes_is_refused(folders, t
 def test_conservation_needs_no_names_of_classes(folders, tmp_path):
     done = reproduce("otsuki2024-fig7", folders, [network(None)], tmp_path, settings())
     assert "| `otsuki2024` | 1.0000 | 1.0000 | 1.0000 |" in done.report
+
+
+def test_imagenets_devkit_tells_the_order_though_few_of_its_classes_have_images(shared, tmp_path):
+    numbers = sorted({p.name.split("_")[0] for p in (shared / "data" / "imagenet-sample").glob("*.jpg")})
+    noise(tmp_path / "data" / "1.png")
+    (tmp_path / "data" / "1.png").rename(tmp_path / "data" / "ILSVRC2012_val_00000001.JPEG")
+    (tmp_path / "data" / "synsets.txt").write_text("\n".join(numbers[::-1]))
+    (tmp_path / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n")
+    assert list(labels(network(None, count=1000), tmp_path / "data").values()) == [999]
+
+
+def test_an_image_listed_under_two_spellings_of_its_path_is_listed_twice(folders, tmp_path):
+    with pytest.raises(DataError, match=r"lists a/1\.png more than once"):
+        labels(network(), folders, labels=table_of(tmp_path, "image,label\na/1.png,lion\n./a/1.png,ram\n"))
+
+
+@pytest.mark.parametrize("corner", ["nan", "inf", "", "two"])
+def test_boxes_that_are_no_numbers_are_refused(tmp_path, corner):
+    root = tiny20_like(tmp_path / "data")
+    (root / "boxes.csv").write_text(f"file,x_min,y_min,x_max,y_max\n1.png,0,{corner},5,5\n")
+    with pytest.raises(DataError, match=r"boxes\.csv, line 2: "):
+        labels(network(), root)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"std": (1e-50, 1.0, 1.0)}, {"std": (0.0, 1.0, 1.0)}, {"crop": 10**30}, {"resize": True}, {"crop": 0}]
+)
+def test_preprocessing_that_no_image_survives_is_refused(wrong):
+    with pytest.raises(InputError, match=r"std must be positive|must be numbers of pixels from 1"):
+        hw.Preprocessing(**{"resize": 16, "crop": 16, **wrong})

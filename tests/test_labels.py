@@ -311,6 +311,7 @@ def test_a_wrong_card_is_one_clear_line(tmp_path, changes):
         ({0: torch.zeros(2)}, "keys must be names, one is 0"),
         ({"fc.weight": torch.eye(3).to_sparse()}, "fc.weight is sparse"),
         ({"fc.weight": torch.empty(3, device="meta")}, "fc.weight is meta"),
+        ({"fc.weight": torch.ones(3, dtype=torch.complex64)}, "fc.weight is complex"),
     ],
 )
 def test_checkpoints_of_other_tensors_are_one_clear_line(tmp_path, content, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -143,9 +144,9 @@ def listed_images(
     known = {picture.name: picture for picture in found.pictures}
     images = dict[str, LabelledPicture]()
     for row in rows:
-        name, label = row["image"].strip(), indices[row["label"].strip()]
+        name, label = posixpath.normpath(row["image"].strip()), indices[row["label"].strip()]
         picture = known.get(name)
-        if picture is None and root is not None and name and (root / name).is_file():
+        if picture is None and root is not None and (root / name).is_file():
             picture = LabelledPicture(name, label, root / name)
         if picture is None:
             where = f"{root / name} does not exist" if root is not None else f"there is no image {name!r}"

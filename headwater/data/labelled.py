@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections import defaultdict
@@ -257,11 +258,19 @@ def _xml_boxes(path: Path | None) -> tuple[Box, ...]:
     try:
         tree = ElementTree.parse(path)
         return tuple(
-            Box(*(float(box.findtext(corner) or "") for corner in ("xmin", "ymin", "xmax", "ymax")))
+            Box(*_corners([box.findtext(corner) or "" for corner in ("xmin", "ymin", "xmax", "ymax")]))
             for box in tree.iterfind(".//bndbox")
         )
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path} is not an annotation in ImageNet's format ({error})") from error
+
+
+def _corners(texts: Sequence[str]) -> list[float]:
+    """Four finite numbers; ValueError for anything else."""
+    numbers = [float(text) for text in texts]
+    if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"a box needs four finite numbers, not {', '.join(texts)}")
+    return numbers
 
 
 def _tiny20(root: Path, split: str) -> LabelledPictures:
@@ -275,10 +284,10 @@ def _tiny20(root: Path, split: str) -> LabelledPictures:
     if (root / "boxes.csv").is_file():
         for line, row in enumerate(read_table(root / "boxes.csv", ("file", "x_min", "y_min", "x_max", "y_max")), 2):
             try:
-                corners = [float(row[c]) for c in ("x_min", "y_min", "x_max", "y_max")]
+                left, top, right, bottom = _corners([row[c] for c in ("x_min", "y_min", "x_max", "y_max")])
             except ValueError as error:
                 raise DataError(f"{root / 'boxes.csv'}, line {line}: {error}") from error
-            boxes[row["file"]] = (Box(corners[0], corners[1], corners[2] + 1, corners[3] + 1),)
+            boxes[row["file"]] = (Box(left, top, right + 1, bottom + 1),)
     folder, archive = root / split, root / f"{split}.tar"
     members: Sequence[tuple[str, Path, tuple[int, int] | None]]
     if folder.is_dir():
@@ -328,7 +337,7 @@ def _cub(root: Path, split: str) -> LabelledPictures:
         path = root / "images" / name
         missing += not path.is_file()
         try:
-            left, top, width, height = (float(v) for v in boxes[key].split())
+            left, top, width, height = _corners(boxes[key].split())
         except ValueError as error:
             raise DataError(f"{root / 'bounding_boxes.txt'}: no box of four numbers for {name} ({error})") from error
         box = Box(left, top, left + width, top + height)

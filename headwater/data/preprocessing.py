@@ -16,6 +16,8 @@ from headwater.errors import InputError
 
 _LONG = 16
 """Images longer than so many times their short side are resized only where they are cropped."""
+_LARGEST = 10_000  # the side of the largest image that is read
+_SMALLEST_STD = float(torch.finfo(torch.float32).tiny)  # below it a deviation is 0, or loses digits, in float32
 _BLOCK = 2**22  # values at a time while a map is laid over its image, so that memory stays bounded
 
 
@@ -59,15 +61,15 @@ class Preprocessing:
             InputError: a size is no positive int, a deviation not positive, or the interpolation unknown.
         """
         sizes = (self.resize, self.crop)
-        if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in sizes):
+        if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= _LARGEST for v in sizes):
             raise InputError(
-                f"resize and crop must be positive numbers of pixels, got {self.resize!r} and {self.crop!r}"
+                f"resize and crop must be numbers of pixels from 1 to {_LARGEST}, got {self.resize!r} and {self.crop!r}"
             )
         numbers = (*self.mean, *self.std)
         if len(self.mean) != len(self.std) or not all(isinstance(v, (int, float)) and isfinite(v) for v in numbers):
             raise InputError(f"mean and std must be as many finite numbers, got {self.mean!r} and {self.std!r}")
-        if not all(v > 0 for v in self.std):
-            raise InputError(f"std must be positive, got {self.std!r}")
+        if not all(v >= _SMALLEST_STD for v in self.std):
+            raise InputError(f"std must be positive (at least {_SMALLEST_STD:.0e}, in float32), got {self.std!r}")
         if self.interpolation not in [mode.value for mode in InterpolationMode]:
             raise InputError(
                 f"interpolation must be one of torchvision's, such as bilinear; got {self.interpolation!r}"

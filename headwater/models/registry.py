@@ -457,9 +457,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if unnamed is not None:
         raise CheckpointError(f"{path} holds no state dict: its keys must be names, one is {unnamed!r}")
     for key, tensor in content.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-            kind = "meta (without values)" if tensor.is_meta else "quantised" if tensor.is_quantized else "sparse"
-            raise CheckpointError(f"{path}: {key} is {kind}; save plain dense tensors")
+        kinds = {
+            "meta (without values)": tensor.is_meta,
+            "quantised": tensor.is_quantized,
+            "sparse": tensor.layout != torch.strided,
+            "complex": tensor.is_complex(),
+        }
+        kind = next((name for name, is_it in kinds.items() if is_it), None)
+        if kind is not None:
+            raise CheckpointError(f"{path}: {key} is {kind}; save plain dense tensors of real numbers")
     for prefix in ("module.", "model.", "network."):
         if all(name.startswith(prefix) for name in content):
             content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
