@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 15
 
-.PHONY: demo test test-all coverage lint docs bench clean
+.PHONY: demo test test-all fuzz coverage lint docs bench clean
 
 demo: .venv/ready
 	$(BIN)/headwater explain examples/tabby.jpg examples/espresso.jpg --model tiny20 --out demo
@@ -15,6 +15,9 @@ test: lint
 
 test-all: lint
 	$(PYTEST)
+
+fuzz: .venv/ready-dev
+	$(BIN)/python -m fuzz --count 10000 --seed 0 --workers $(WORKERS) --out docs/results/fuzz.md
 
 coverage: .venv/ready-dev
 	$(PYTEST) -m 'not full' --cov headwater --cov-branch --cov-report term
