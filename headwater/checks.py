@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -88,11 +89,26 @@ def check_maps(heatmap: Any, ndim: int | None = 3) -> None:
     wanted = "(..., H, W)" if ndim is None else "(N, H, W)"
     if not isinstance(heatmap, Tensor):
         raise InputError(f"maps must be a floating point tensor {wanted}, got {type(heatmap).__name__}")
+    if heatmap.layout != torch.strided or heatmap.is_meta:
+        kind = (
+            "on the meta device and have no values" if heatmap.is_meta else "sparse; make them dense first (to_dense)"
+        )
+        raise InputError(f"the maps are {kind}")
     fits = heatmap.ndim >= 2 if ndim is None else heatmap.ndim == ndim
     if not fits or heatmap.numel() == 0 or not heatmap.is_floating_point():
         raise InputError(f"maps must be floating point {wanted}, got {heatmap.dtype} {tuple(heatmap.shape)}")
     if not heatmap.isfinite().all():
         raise InputError("the maps hold NaN or infinity")
+
+
+def check_whole(value: Any, what: str, least: int, most: int) -> None:
+    """A whole number from ``least`` to ``most``.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        raise InputError(f"{what} must be a whole number of at least {least} and at most {most:,}, got {value!r}")
 
 
 def check_classes(given: Any, what: str, count: int, device: torch.device) -> Tensor:

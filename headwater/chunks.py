@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from headwater.data.labelled import LabelledPicture
 from headwater.errors import HeadwaterError
+from headwater.files import write_bytes, write_text
 
 _DAMAGED, _CHANGED, _FAILED = "damaged", "changed", "failed"
 
@@ -46,14 +48,38 @@ def _stale(path: Path, chunk: Sequence[LabelledPicture], digests: Mapping[str, s
     """Why a chunk's rows are of no use; empty if they are."""
     import pandas
 
+    if not _intact(path):
+        return _DAMAGED
     try:
         rows = pandas.read_parquet(path, columns=["picture", "error", "digest"])
-    except Exception:  # a file that was cut off or replaced raises whatever the reader likes
+    except Exception:  # a file that was replaced, checksum and all, raises whatever the reader likes
         return _DAMAGED
     if dict(zip(rows["picture"], rows["digest"], strict=True)) != {p.name: digests[p.name] for p in chunk}:
         return _CHANGED
     failed = set(rows["picture"][rows["error"].notna()])
     return _FAILED if any(_can_be_read(picture) for picture in chunk if picture.name in failed) else ""
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file of rows, and its SHA-256 beside it: Parquet's reader takes many a flipped bit for a value.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_bytes(path, content)
+    write_text(_checksum_file(path), hashlib.sha256(content).hexdigest())
+
+
+def _intact(path: Path) -> bool:
+    """Whether a file of rows is as it was written."""
+    try:
+        return _checksum_file(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    except OSError:
+        return False
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def _can_be_read(picture: LabelledPicture) -> bool:

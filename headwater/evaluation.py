@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater import __version__
-from headwater.chunks import unfinished
+from headwater.chunks import unfinished, write_checked
 from headwater.data.labelled import LabelledPicture, LabelledPictures
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import DataError, HeadwaterError, MissingDependencyError
@@ -99,7 +99,7 @@ def evaluate(
     for k, rows in _run(model, card.preprocessing, settings, chunks, todo, devices):
         stream = io.BytesIO()
         pd.DataFrame([{**row, "digest": digests[row["picture"]]} for row in rows]).to_parquet(stream, index=False)
-        write_bytes(paths[k], stream.getvalue())
+        write_checked(paths[k], stream.getvalue())
         done += len(chunks[k])
         if progress is not None:
             progress(done, len(chosen), time.monotonic() - began)

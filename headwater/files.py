@@ -43,6 +43,14 @@ def write_text(path: str | Path, content: str) -> Path:
     return write_bytes(path, content.encode())
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no name of one, however long, is an error."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_folder(folder: Path) -> None:
     """Make a folder and see that files can be written to it, before any work.
 

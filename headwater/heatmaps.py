@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from skimage import measure, transform
 from torch import Tensor
 
-from headwater.checks import check_maps
+from headwater.checks import check_maps, check_whole
 from headwater.errors import InputError
 
 Variant = Literal["published", "equation"]
@@ -45,22 +46,27 @@ def heat_quantization(heatmap: Tensor, levels: int = 8, variant: Variant = "publ
     tensor([[0., 0., 2., 2., 4.]])
     """
     check_maps(heatmap, ndim=None)
-    if levels < 2:
-        raise InputError(f"levels must be at least 2, got {levels}")
+    check_whole(levels, "levels", 2, 1_000_000)
     if variant not in get_args(Variant):
         raise InputError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
-    low, high = heatmap.amin((-2, -1), keepdim=True), heatmap.amax((-2, -1), keepdim=True)
+    values = heatmap.to(torch.promote_types(heatmap.dtype, torch.float32))  # half precision counts to 2048, no further
+    low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
     if variant == "equation":
         width = (high - low) / levels
-        quantized = low + torch.floor((heatmap - low) / width) * levels
+        quantized = low + torch.floor((values - low) / width) * levels
     else:
-        numbers = torch.arange(levels, dtype=heatmap.dtype, device=heatmap.device)
+        numbers = torch.arange(levels, dtype=values.dtype, device=values.device)
         steps = numbers * ((high - low) / (levels - 1)) + low  # (..., 1, levels)
         steps[..., -1:] = high
-        flat = heatmap.flatten(-2)
+        flat = values.flatten(-2)
         below = torch.searchsorted(steps.squeeze(-2), flat.contiguous(), right=True) - 1
-        quantized = steps.squeeze(-2).gather(-1, below.clamp(min=0)).view_as(heatmap)
-    return torch.where(high > low, quantized, heatmap)
+        quantized = steps.squeeze(-2).gather(-1, below.clamp(min=0)).view_as(values)
+    result = torch.where(high > low, quantized, values).to(heatmap.dtype)
+    if not result.isfinite().all():
+        raise InputError(
+            f"{levels} levels from {low.min():g} to {high.max():g} do not fit in {heatmap.dtype}; scale the maps"
+        )
+    return result
 
 
 def c1c(heatmap: Tensor, size: int = 28, threshold: float | None = None, enlarge: bool = False) -> Tensor:
@@ -176,8 +182,11 @@ def _masked(
 ) -> Tensor:
     """Each map reduced, cut and masked; the work is scikit-image's, so it is done on the CPU, map by map."""
     check_maps(heatmap, ndim=None)
-    if size < 1:
-        raise InputError(f"size must be at least 1, got {size}")
+    check_whole(size, "size", 1, 10_000)
+    if threshold is not None and (
+        isinstance(threshold, bool) or not isinstance(threshold, Real) or threshold != threshold
+    ):
+        raise InputError(f"threshold must be a number, or None for the mean, got {threshold!r}")
     rows, columns = heatmap.shape[-2:]
     masked = []
     for one in heatmap.detach().reshape(-1, rows, columns).cpu().to(torch.promote_types(heatmap.dtype, torch.float32)):

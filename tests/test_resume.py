@@ -118,6 +118,25 @@ def test_settings_that_are_something_else_are_one_clear_line(model, images, tmp_
         evaluate(model, images, PREDICTED, tmp_path / "out")
 
 
+@pytest.mark.parametrize("change", ["flipped bits", "a row twice", "no checksum"])
+def test_rows_that_are_not_as_they_were_written_are_measured_again(model, images, tmp_path, change):
+    out, pandas = tmp_path / "out", pytest.importorskip("pandas")
+    first = evaluate(model, images, PREDICTED, out)
+    path = sorted((out / "rows").glob("*.parquet"))[0]
+    if change == "flipped bits":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 4] ^= 16
+        path.write_bytes(content)
+    elif change == "a row twice":
+        rows = pandas.read_parquet(path)
+        pandas.concat([rows, rows]).to_parquet(path, index=False)
+    else:
+        path.with_suffix(".sha256").unlink()
+    with pytest.warns(UserWarning, match="1 damaged on disk"):
+        again = evaluate(model, images, PREDICTED, out)
+    pandas.testing.assert_frame_equal(first, again, check_exact=True)
+
+
 def test_the_command_says_in_one_line_what_is_measured_again_and_fails_when_no_image_can_be_read(images, tmp_path):
     options = ["--data", str(images), "--model", "tiny20", "--methods", "random", "--step", "2048"]
     options += ["--protocol", "budget", "--labels", "predicted", "--out", str(tmp_path / "out")]

@@ -12,6 +12,7 @@ from pathlib import Path
 from headwater.data.labelled import IMAGE_SUFFIXES, LabelledPicture, LabelledPictures, annotated_boxes
 from headwater.data.texts import read_table
 from headwater.errors import DataError
+from headwater.files import is_file
 
 _WNID = re.compile(r"n\d{8}")
 _NUMBER = re.compile(r"^(n\d{8}|\d+)[._ -]+")
@@ -146,7 +147,7 @@ def listed_images(
     for row in rows:
         name, label = posixpath.normpath(row["image"].strip()), indices[row["label"].strip()]
         picture = known.get(name)
-        if picture is None and root is not None and (root / name).is_file():
+        if picture is None and root is not None and is_file(root / name):
             picture = LabelledPicture(name, label, root / name)
         if picture is None:
             where = f"{root / name} does not exist" if root is not None else f"there is no image {name!r}"

@@ -19,6 +19,7 @@ from headwater.data.pictures import open_picture
 from headwater.data.preprocessing import Box
 from headwater.data.texts import read_lines, read_table
 from headwater.errors import DataError, PictureError
+from headwater.files import is_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """What files are taken for images in a folder."""
@@ -335,7 +336,7 @@ def _cub(root: Path, split: str) -> LabelledPictures:
         if labels[key] not in order or classes[labels[key]] != Path(name).parts[0]:
             raise DataError(f"{root}: {name} has label {labels[key]}, which classes.txt does not call so")
         path = root / "images" / name
-        missing += not path.is_file()
+        missing += not is_file(path)
         try:
             left, top, width, height = _corners(boxes[key].split())
         except ValueError as error:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
 from headwater.errors import PictureError
+from headwater.files import is_file
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded: 10,000 x 10,000."""
@@ -34,7 +35,7 @@ def open_picture(path: str | Path) -> Image.Image:
     path = Path(path)
     if path.is_dir():
         raise PictureError(f"{path} is a folder; name the pictures in it")
-    if not path.is_file():
+    if not is_file(path):
         raise PictureError(f"{path} does not exist")
     if path.stat().st_size == 0:
         raise PictureError(f"{path} is empty (0 bytes)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, get_args
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.checks import check_classes, check_maps, check_pictures
+from headwater.checks import check_classes, check_maps, check_pictures, check_whole
 from headwater.errors import InputError
 from headwater.graph import skeleton
 
@@ -103,8 +104,9 @@ def insertion_deletion(
     """
     check_pictures(x, model)
     check_maps(heatmap)
-    size = tuple(resolution or x.shape[2:])
+    size = tuple(x.shape[2:]) if resolution is None else _grid(resolution)
     _check(x, heatmap, protocol, step, batch_size, math.prod(size))
+    check_whole(seed, "seed", -(2**63), 2**63 - 1)
     with torch.no_grad():
         network = skeleton(model)
         rank, ordered = _rank(heatmap.to(x.device), size, protocol, seed)
@@ -112,7 +114,7 @@ def insertion_deletion(
         missing = _missing(x, baseline, mean, std)
         labels = check_classes(label, "label", len(x), x.device).expand(len(x))
         curves = _curves(network, x, missing, rank, counts, labels, batch_size)
-    fraction = counts / rank[0].numel()
+    fraction = counts.to(torch.promote_types(x.dtype, torch.float32)) / rank[0].numel()
     widths = fraction.diff() if protocol == "budget" else torch.full_like(fraction[:, 1:], 1 / (counts.shape[1] - 1))
     insertion, deletion = curves
 
@@ -156,9 +158,14 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
             raise InputError(f"baseline is {tuple(baseline.shape)}, the pictures are {tuple(x.shape)}")
         return baseline.to(x)
     if baseline == "black":
-        if len(mean) != x.shape[1] or len(std) != x.shape[1]:
-            raise InputError(f"mean and std need {x.shape[1]} channels, got {len(mean)} and {len(std)}")
-        black = -torch.tensor(mean, device=x.device, dtype=x.dtype) / torch.tensor(std, device=x.device, dtype=x.dtype)
+        try:
+            black = -torch.tensor(mean, device=x.device, dtype=x.dtype) / torch.tensor(
+                std, device=x.device, dtype=x.dtype
+            )
+        except (TypeError, ValueError, RuntimeError):
+            black = x.new_empty(0)
+        if len(black) != x.shape[1] or len(mean) != len(std) or not black.isfinite().all():
+            raise InputError(f"mean and std need a number for each of {x.shape[1]} channels, got {mean!r} and {std!r}")
         return black.view(-1, 1, 1).expand_as(x)
     if baseline == "mean":
         return torch.zeros_like(x)
@@ -209,6 +216,15 @@ def _curves(
         probabilities[start : start + batch_size] = chosen.to(x.dtype)
     insertion, deletion = probabilities[where].view(2, *counts.shape)
     return insertion, deletion
+
+
+def _grid(resolution: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of cells."""
+    if not isinstance(resolution, Sequence) or len(resolution) != 2:
+        raise InputError(f"resolution must be (rows, columns), got {resolution!r}")
+    for what, value in zip(("rows", "columns"), resolution, strict=True):
+        check_whole(value, f"{what} of resolution", 1, 100_000)
+    return int(resolution[0]), int(resolution[1])
 
 
 def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int, pixels: int) -> None:

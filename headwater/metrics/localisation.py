@@ -71,6 +71,8 @@ def relevance_rank(heatmap: Tensor, mask: Tensor) -> Tensor:
 def _flat(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Maps in the mask's size and masks, both ``(N, pixels)``."""
     check_maps(heatmap)
+    if not isinstance(mask, Tensor) or mask.layout != torch.strided or mask.is_meta:
+        raise InputError(f"masks must be a dense tensor (N, H, W) with values, got {type(mask).__name__}")
     if mask.ndim != 3 or len(heatmap) != len(mask):
         raise InputError(f"maps and masks must be (N, H, W), got {tuple(heatmap.shape)} and {tuple(mask.shape)}")
     inside = (mask != 0).to(heatmap.device)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
+from headwater.files import is_file
 from headwater.models import tiny20
 from headwater.models.abn import AttentionBranchNetwork
 
@@ -153,7 +154,7 @@ def load_model(
     text = str(name)
     if Path(text).is_dir() and text not in list_models():
         model, card = _from_run(Path(text), arch)
-    elif text.endswith(_SUFFIXES) or (Path(text).is_file() and text not in list_models()):
+    elif text.endswith(_SUFFIXES) or (is_file(Path(text)) and text not in list_models()):
         model, card = _from_file(Path(text), arch)
     elif arch is not None:
         raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(_SUFFIXES)})")
@@ -418,9 +419,19 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str, arch: str)
         for name in expected
         if name in state and state[name].shape != expected[name].shape
     ]
+    kinds = [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name in expected
+        if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
+    ]
     problems = [
         f"{what}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''} ({len(found)})"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        for what, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", shapes),
+            ("not floating point", kinds),
+        )
         if found
     ]
     if problems:
@@ -434,7 +445,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, broken, holds no state dict, or needs code to be run.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"{path} does not exist")
     try:
         if path.suffix == ".safetensors":
@@ -453,9 +464,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
         raise CheckpointError(f"{path} holds no state dict (names with tensors)")
-    unnamed = next((key for key in content if not isinstance(key, str)), None)
-    if unnamed is not None:
-        raise CheckpointError(f"{path} holds no state dict: its keys must be names, one is {unnamed!r}")
+    unnamed = [key for key in content if not isinstance(key, str)]
+    if unnamed:
+        raise CheckpointError(f"{path} holds no state dict: its keys must be names, one is {unnamed[0]!r}")
     for key, tensor in content.items():
         kinds = {
             "meta (without values)": tensor.is_meta,
