@@ -42,7 +42,8 @@ def check_independence(graph: Graph, model: nn.Module, x: Tensor) -> None:
         UnsupportedOperationError: they do change each other's results, by the operation that is named.
     """
     for operation in graph.operations:
-        if operation.kind == "batch_norm" and _argument(operation, "training"):
+        # One without inputs normalises weights, such as the kernels of BiT, and no images.
+        if operation.inputs and operation.kind == "batch_norm" and _argument(operation, "training"):
             raise UnsupportedOperationError(
                 f"batch normalisation {operation.module!r} keeps no running statistics, so pictures in a batch change "
                 "each other's results; give it track_running_stats=True"

@@ -458,6 +458,17 @@ def test_a_network_that_keeps_images_apart_in_its_own_way_is_explained(act):
     assert torch.isfinite(lrp(X, 1).relevance).all()
 
 
+def test_a_kernel_that_batch_normalisation_standardises_keeps_images_apart():
+    class Standardised(nn.Conv2d):  # as in BiT
+        def forward(self, x: Tensor) -> Tensor:
+            flat = self.weight.reshape(1, self.out_channels, -1)
+            weight = functional.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+            return functional.conv2d(x, weight, self.bias)
+
+    torch.manual_seed(0)
+    assert hw.LRP(With(Standardised(4, 4, 1)))(X).conservation.error.max() < 1e-5
+
+
 def test_a_tiny_residual_network_needs_no_trial_run(monkeypatch):
     monkeypatch.setattr("headwater.coupling.live_tensors", lambda *_: pytest.fail("a trial run"))
     hw.LRP(settle(TinyResidual()))(torch.rand(1, 3, 16, 12))
