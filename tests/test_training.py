@@ -61,7 +61,10 @@ def test_data_from_tar_and_folders(data):
         (lambda root: (root / "classes.csv").unlink(), "no classes.csv"),
         (lambda root: (root / "train.tar").unlink(), "neither train/ nor train.tar"),
         (lambda root: (root / "val/n000/0.JPEG").write_text("x"), "is not a picture"),
-        (lambda root: (root / "val/n000").rename(root / "val/other"), "classes.csv does not list"),
+        (
+            lambda root: (root / "val/n000").rename(root / "val/other"),
+            "val/other/0.JPEG does not lie in a folder that classes.csv lists",
+        ),
     ],
 )
 def test_incomplete_data_say_what_is_wrong(data, tmp_path, damage, message):
