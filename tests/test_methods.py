@@ -94,7 +94,6 @@ def test_a_cam_of_features_whose_channels_come_last(name):
     torch.testing.assert_close(hw.load_method(name, last)(x, 1).heatmap, expected)
 
 
-@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_score_cam_needs_no_more_memory_for_more_pictures():
     program = """

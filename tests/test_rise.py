@@ -88,7 +88,6 @@ def test_bad_pictures(tiny, pictures):
         Rise(tiny, masks=2)(pictures, 9)
 
 
-@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_five_thousand_masks_of_a_large_picture_stay_under_two_gigabytes():
     program = """
