@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -20,6 +21,8 @@ def pytest_configure() -> None:
     """``HEADWATER_ONEDNN=0``: torch's own kernels, which round otherwise, as on processors that oneDNN is not for."""
     if os.environ.get("HEADWATER_ONEDNN") == "0":
         torch.backends.mkldnn.set_flags(False)
+    settings.register_profile("gate", deadline=None, derandomize=True)  # the same on busy machines and in every run
+    settings.load_profile("gate")
 
 
 @pytest.fixture(scope="session")
