@@ -34,7 +34,7 @@ LIMIT = 1e-5
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network to try: its name for torchvision or timm, its family, and the picture sizes; none: its own."""
+    """A network to try: its name for torchvision or timm, its family, and the image sizes; none: its own."""
 
     name: str
     family: str
@@ -77,7 +77,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *_family("timm, squeeze and excitation", "timm:seresnet50", "timm:seresnext26d_32x4d"),
     *_family("timm, ECA", "timm:ecaresnet26t"),
     *_family("timm, anti-aliasing", "timm:resnetblur50"),
-    Architecture("timm:resnetaa50", "timm, anti-aliasing", EVEN),  # adds maps of other sizes for odd pictures
+    Architecture("timm:resnetaa50", "timm, anti-aliasing", EVEN),  # adds maps of other sizes for odd images
     *_family("timm, pre-activation", "timm:resnetv2_50", "timm:resnetv2_50x1_bit"),
     *_family("timm, selective kernels", "timm:skresnet18"),
     *_family("ResNeSt", "timm:resnest14d", "timm:resnest26d"),
@@ -157,7 +157,7 @@ def build(architecture: Architecture, size: tuple[int, int], seed: int = 0, clas
 
 
 def own_size(architecture: Architecture) -> tuple[int, int]:
-    """The picture size that timm has for a network."""
+    """The image size that timm has for a network."""
     import timm
 
     _, height, width = timm.get_pretrained_cfg(architecture.name.removeprefix("timm:")).input_size
@@ -196,7 +196,7 @@ class Row:
 
 
 def measure(architecture: Architecture, batch: int = 4) -> Row:
-    """Explain ``batch`` pictures of noise at each size and compare relevance with the seed at every cut."""
+    """Explain ``batch`` images of noise at each size and compare relevance with the seed at every cut."""
     at_input, at_cuts = [], []
     row = Row(architecture)
     for size in dict.fromkeys(architecture.sizes or [own_size(architecture)]):
@@ -229,7 +229,7 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| family | network | operations | kinds | joins | cuts | error at the picture | worst error at a cut |",
+        "| family | network | operations | kinds | joins | cuts | error at the image | worst error at a cut |",
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
@@ -264,9 +264,9 @@ def page(rows: Sequence[Row], others: Sequence[Row]) -> str:
     """The documentation page with the tables."""
     return f"""# What was tried
 
-{conserved(rows)} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the picture and at
-every cut: every value that all paths from the picture to the output cross, found from the graph. Composite
-`otsuki2024`, random weights, normalisation statistics of noise, batches of four, two picture sizes (96 x 96 and
+{conserved(rows)} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the image and at
+every cut: every value that all paths from the image to the output cross, found from the graph. Composite
+`otsuki2024`, random weights, normalisation statistics of noise, batches of four, two image sizes (96 x 96 and
 97 x 121; 128 x 128 where patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the
 worst of all. torch {torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
 
@@ -277,22 +277,22 @@ some ResNets with attention, each at the size that timm has for it: {conserved(o
 
 {short_table(others)}
 
-One picture through twenty of them, by `python -m benchmarks.architectures --gallery`. The weights are **random**: what
+One image through twenty of them, by `python -m benchmarks.architectures --gallery`. The weights are **random**: what
 shows is what the architecture alone does with relevance, its strides, windows and patches, not what a trained network
 saw.
 
-![Maps of one picture through twenty architectures](images/architectures.png)
+![Maps of one image through twenty architectures](images/architectures.png)
 """
 
 
-def gallery(picture: Path) -> bytes:
-    """One picture through twenty architectures with random weights, as PNG."""
-    from headwater.data.pictures import open_picture
+def gallery(image: Path) -> bytes:
+    """One image through twenty architectures with random weights, as PNG."""
+    from headwater.data.images import open_image
     from headwater.data.preprocessing import Preprocessing
     from headwater.report import contact_sheet
-    from headwater.report.pictures import shown
+    from headwater.report.images import shown
 
-    x: Tensor = Preprocessing(224, 224)(open_picture(picture))[None]
+    x: Tensor = Preprocessing(224, 224)(open_image(image))[None]
     known = {architecture.name: architecture for architecture in ARCHITECTURES}
     maps = [hw.LRP(build(known[name], (224, 224)))(x).heatmap[0].numpy() for name in GALLERY]
     return contact_sheet([shown(heatmap).colours() for heatmap in maps], GALLERY)
@@ -300,12 +300,12 @@ def gallery(picture: Path) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--gallery", action="store_true", help="draw one picture through twenty networks")
+    parser.add_argument("--gallery", action="store_true", help="draw one image through twenty networks")
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
-    parser.add_argument("--picture", type=Path, default=ROOT / "examples" / "tabby.jpg")
+    parser.add_argument("--image", type=Path, default=ROOT / "examples" / "tabby.jpg")
     arguments = parser.parse_args()
     if arguments.gallery:
-        print(write_bytes(ROOT / "docs" / "images" / "architectures.png", gallery(arguments.picture)))
+        print(write_bytes(ROOT / "docs" / "images" / "architectures.png", gallery(arguments.image)))
         return
     rows: list[Row] = []
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:

@@ -6,7 +6,7 @@
 
 EfficientNet-Lite0 is the residual network whose ImageNet weights can be had as a package. ``fallbacks`` compares ways
 of handing on what z+ cannot, and a sweep that loses it; ``comparison`` all methods; an experiment's name runs that one.
---data holds ``imagenet-sample`` and ``tiny20``. Tables go to --out, and contact sheets (research pictures: not for the
+--data holds ``imagenet-sample`` and ``tiny20``. Tables go to --out, and contact sheets (research images: not for the
 repository).
 """
 
@@ -22,16 +22,16 @@ import torch
 from torch import Tensor, nn
 
 import headwater as hw
-from headwater.composites import Composite
-from headwater.data.labelled import LabelledPictures, load_labelled
+from headwater.data.labelled import LabelledImages, load_labelled
+from headwater.engine.composites import Composite
+from headwater.engine.layers import Linear
+from headwater.engine.rules import ZPlus, redistribute
 from headwater.evaluation import Settings, evaluate
 from headwater.experiments import list_experiments, reproduce
 from headwater.experiments.grid import explanation_grid
 from headwater.files import write_bytes, write_text
-from headwater.layers import Linear
 from headwater.methods import is_baseline
 from headwater.report.tables import SummaryTable
-from headwater.rules import ZPlus, hand_on
 
 ROOT = Path(__file__).resolve().parents[1]
 PREPROCESSING = hw.Preprocessing(256, 224, (0.498, 0.498, 0.498), (0.502, 0.502, 0.502), "bicubic")
@@ -80,7 +80,7 @@ class OtherFallback(ZPlus):
         s = (relevance / z).nan_to_num_(0.0, 0.0, 0.0)
         back = sum((a * layer.transpose(s, w, h) for a, w in terms), torch.zeros_like(h))
         size = torch.ones_like(h) if self.way == "window" else h.abs()
-        return [back + hand_on(layer, [(size, other)], relevance - s * z, h)]
+        return [back + redistribute(layer, [(size, other)], relevance - s * z, h)]
 
 
 def register_fallbacks() -> tuple[str, ...]:
@@ -97,34 +97,32 @@ def register_fallbacks() -> tuple[str, ...]:
     return ("otsuki2024", *rules)
 
 
-def boxed(folder: Path, wnids: Sequence[str]) -> LabelledPictures:
-    """tiny20's validation pictures, which have boxes, with their classes as ImageNet counts them."""
+def boxed(folder: Path, wnids: Sequence[str]) -> LabelledImages:
+    """tiny20's validation images, which have boxes, with their classes as ImageNet counts them."""
     with (folder / "classes.csv").open(newline="") as file:
         imagenet = {int(row["index"]): wnids.index(row["wnid"]) for row in csv.DictReader(file)}
     found = load_labelled(folder, "val")
-    pictures = tuple(replace(picture, label=imagenet[picture.label]) for picture in found.pictures)
-    return LabelledPictures("tiny20, labels of ImageNet", pictures)
+    images = tuple(replace(image, label=imagenet[image.label]) for image in found.images)
+    return LabelledImages("tiny20, labels of ImageNet", images)
 
 
-def right(model: nn.Module, data: LabelledPictures, count: int) -> LabelledPictures:
-    """``count`` pictures of different classes that the network predicts right."""
+def right(model: nn.Module, data: LabelledImages, count: int) -> LabelledImages:
+    """``count`` images of different classes that the network predicts right."""
     chosen = []
-    for picture in data.sample(len({p.label for p in data.pictures})):
+    for image in data.sample(len({p.label for p in data.images})):
         with torch.no_grad():
-            if model(PREPROCESSING(picture.open())[None]).argmax(1).item() == picture.label:
-                chosen.append(picture)
+            if model(PREPROCESSING(image.open())[None]).argmax(1).item() == image.label:
+                chosen.append(image)
         if len(chosen) == count:
             break
-    return LabelledPictures(f"{data.layout}, predicted right", tuple(chosen))
+    return LabelledImages(f"{data.layout}, predicted right", tuple(chosen))
 
 
 def progress(done: int, total: int, seconds: float) -> None:
-    print(f"{done} of {total} pictures, {seconds:.0f} s", flush=True)
+    print(f"{done} of {total} images, {seconds:.0f} s", flush=True)
 
 
-def measure(
-    model: nn.Module, data: LabelledPictures, settings: Settings, out: Path, devices: Sequence[str] = ()
-) -> str:
+def measure(model: nn.Module, data: LabelledImages, settings: Settings, out: Path, devices: Sequence[str] = ()) -> str:
     table = evaluate(model, data, settings, out, devices=devices, progress=progress)
     text = SummaryTable.of(table, [m for m in settings.methods if is_baseline(m)]).markdown()
     write_text(out / "summary.md", text + "\n")

@@ -2,7 +2,7 @@
 
     python -m benchmarks.measure [--arch resnet50] [--batch 16] [--rounds 5]
 
-All contenders evaluate the same number of pictures in turn, round after round; medians count.
+All contenders evaluate the same number of images in turn, round after round; medians count.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from benchmarks.speed import network
 
 def raw(model: nn.Module, x: Tensor, evaluations: int, batch: int) -> None:
     """Nothing but the network, on full batches."""
-    pictures = x[:1].expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    images = x[:1].expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         for _ in range(evaluations // batch):
-            model(pictures).softmax(1)
+            model(images).softmax(1)
 
 
 def loop(model: nn.Module, x: Tensor, heatmap: Tensor, label: int, step: int) -> None:
-    """A mask a threshold, made in numpy, one picture at a time: how the published code works."""
-    values, picture = heatmap.numpy(), x.numpy()
+    """A mask a threshold, made in numpy, one image at a time: how the published code works."""
+    values, image = heatmap.numpy(), x.numpy()
     ordered = np.sort(values.ravel())[::-1]
     for k in range(0, len(ordered), step):
         threshold = ordered[min(k + step, len(ordered) - 1)]
         for keep in (values >= threshold, values < threshold):
-            masked = torch.from_numpy((picture * keep[None]).astype(np.float32))
+            masked = torch.from_numpy((image * keep[None]).astype(np.float32))
             with torch.no_grad():
                 model(masked[None]).softmax(1)[0, label].item()
 
@@ -65,10 +65,10 @@ def main() -> None:
             run()
             times[name].append(time.perf_counter() - began)
     best = statistics.median(times["raw forward"][1:])
-    print(f"{arguments.arch}, {evaluations} pictures of 224x224 in batches of {arguments.batch}, medians")
+    print(f"{arguments.arch}, {evaluations} images of 224x224 in batches of {arguments.batch}, medians")
     for name, seconds in times.items():
         median = statistics.median(seconds[1:])
-        print(f"{name:20} {evaluations / median:7.2f} pictures/s   {best / median:5.2f} of the raw forward throughput")
+        print(f"{name:20} {evaluations / median:7.2f} images/s   {best / median:5.2f} of the raw forward throughput")
 
 
 if __name__ == "__main__":

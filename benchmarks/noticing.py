@@ -16,9 +16,9 @@ import torch
 
 import headwater as hw
 from benchmarks.speed import network
-from headwater.fingerprint import Fingerprint
-from headwater.graph import trace
-from headwater.weights import WeightStore
+from headwater.engine.graph import trace
+from headwater.engine.guards.fingerprint import Fingerprint
+from headwater.engine.weights import WeightStore
 
 
 def shares(arch: str, batch: int, rounds: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Speed and memory of one explanation, as ratios to a forward pass plus the gradient with respect to the picture.
+"""Speed and memory of one explanation, as ratios to a forward pass plus the gradient with respect to the image.
 
 Every contender runs in turn, round after round, in one process, so that a noisy machine disturbs all alike; the median
 of the rounds counts. The yardstick is the faster of the two memory formats, without gradients of parameters.

@@ -16,9 +16,9 @@ import headwater as hw
 from fuzz.case import Draw, must
 from fuzz.damage import damaged
 from fuzz.subjects import compare, kept_residual, write
-from headwater.data import open_picture
-from headwater.errors import HeadwaterError, PictureError
-from headwater.picture_explanation import explain_files
+from headwater.data import open_image
+from headwater.errors import HeadwaterError, ImageError
+from headwater.image_explanation import explain_files
 
 _ORIENTATION = 0x0112
 _LOSSLESS = {
@@ -73,14 +73,14 @@ def images(draw: Draw) -> None:
     if draw.chance(0.04 if broken else 0.08):
         _explain(draw, path)
     elif broken:
-        image = open_picture(path)
+        image = open_image(path)
         must(image.mode == "RGB" and min(image.size) > 0, f"a broken file gave {image.mode} {image.size}")
 
 
 def _check_reading(path: Path, file: File) -> None:
     try:
-        image = open_picture(path)
-    except PictureError as error:
+        image = open_image(path)
+    except ImageError as error:
         must(file.refused, f"a valid image was refused: {error}")
         raise
     must(not file.refused, f"{file.refused}, but it was read, with values up to {np.asarray(image).max()}")
@@ -244,7 +244,7 @@ def _no_file(draw: Draw) -> None:
     elif kind == "unreadable":
         path.write_bytes(b"\x89PNG")
         path.chmod(0)
-    open_picture(path)
+    open_image(path)
     must(False, "it was read")
 
 
@@ -255,7 +255,7 @@ def _explain(draw: Draw, path: Path) -> None:
     if isinstance(result, HeadwaterError):
         raise result
     card = hw.ModelCard("small", "random", hw.Preprocessing(16, 16))
-    x = card.preprocessing(open_picture(path))[None]
+    x = card.preprocessing(open_image(path))[None]
     fresh = hw.LRP(model)(x)
     compare(draw, result, fresh, "the explanation of a file")
     assert result.conservation is not None

@@ -28,8 +28,8 @@ import headwater as hw
 from fuzz.case import Draw, must
 from fuzz.damage import WORDS
 from fuzz.subjects import photo, same, write
-from headwater import cli
-from headwater.data import open_picture
+from headwater.cli import app as cli
+from headwater.data import open_image
 from headwater.errors import HeadwaterError
 from headwater.models import load_model
 
@@ -45,7 +45,7 @@ _OFFLINE = {
 }
 
 _GOOD: dict[str, tuple[str, ...]] = {
-    "pictures": ("a.png", "b.png", "sub/a.png", "a.jpg", "broken.png", "missing.png", "."),
+    "images": ("a.png", "b.png", "sub/a.png", "a.jpg", "broken.png", "missing.png", "."),
     "model": ("tiny20",) * 12 + ("run", "tiny.safetensors", "resnet50", "no-such", "timm:resnet18", "timm:no-such"),
     "arch": ("tiny20", "resnet18", "no-such"),
     "weights": ("DEFAULT", "none", "IMAGENET1K_V1", "no-such"),
@@ -318,7 +318,7 @@ def _check_maps(draw: Draw, arguments: list[str]) -> None:
     before = {"card.json"}
     records = [p for p in cwd.rglob("*.json") if p.name not in before and not p.name.startswith("flow.")]
     records += [p for p in draw.folder.glob("*/*.json") if p.parent != cwd and p not in records]
-    named = sum(a in _GOOD["pictures"] for a in arguments)
+    named = sum(a in _GOOD["images"] for a in arguments)
     must(records or not named, "status 0 and no map")
     for record in records[:2]:
         told = json.loads(record.read_text())
@@ -336,8 +336,8 @@ def _check_maps(draw: Draw, arguments: list[str]) -> None:
         assert isinstance(card, hw.ModelCard)
         if told["weights"] == "random":
             continue
-        path = Path(told["picture"])
-        x = card.preprocessing(open_picture(path if path.is_absolute() else cwd / path))[None]
+        path = Path(told["image"])
+        x = card.preprocessing(open_image(path if path.is_absolute() else cwd / path))[None]
         fresh = hw.LRP(model, told["method"])(x, told["target"]["index"])
         must(same(stored, fresh.heatmap[0]), f"{base}.npy is not the map of a fresh explanation")
         draw.maps += 1

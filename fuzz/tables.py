@@ -14,7 +14,7 @@ import pandas as pd
 from fuzz.case import Draw, must
 from fuzz.damage import WORDS, damaged, damaged_text
 from fuzz.subjects import CLASSES, kept_residual, photo, write
-from headwater.data.labelled import LabelledPictures, load_labelled
+from headwater.data.labelled import LabelledImages, load_labelled
 from headwater.evaluation import Settings, evaluate
 from headwater.report.tables import SummaryTable
 
@@ -57,7 +57,7 @@ def _data_set(draw: Draw) -> None:
     _check_data(found)
     if not hurt:
         must(found.layout == layout, f"taken as {found.layout}")
-        got = {Path(p.name).name: p.label for p in found.pictures}
+        got = {Path(p.name).name: p.label for p in found.images}
         must(got == labels, f"labels are {got}, not {labels}")
     count = draw.one((1, 2, 3, 1000, 0, -1))
     draw.note(f"sample of {count}")
@@ -65,15 +65,15 @@ def _data_set(draw: Draw) -> None:
     must(len(chosen) == count, f"{len(chosen)} images of {count}")
 
 
-def _check_data(found: LabelledPictures) -> None:
-    names = [p.name for p in found.pictures]
+def _check_data(found: LabelledImages) -> None:
+    names = [p.name for p in found.images]
     must(len(set(names)) == len(names), "two images have the same name")
     classes = len(found.classes) if found.classes is not None else 1000
-    for picture in found.pictures:
-        must(0 <= picture.label < classes, f"{picture.name} has label {picture.label} of {classes} classes")
-        for box in picture.boxes:
+    for image in found.images:
+        must(0 <= image.label < classes, f"{image.name} has label {image.label} of {classes} classes")
+        for box in image.boxes:
             edges = (box.left, box.top, box.right, box.bottom)
-            must(all(abs(e) < 1e9 for e in edges), f"{picture.name} has a box {edges}")
+            must(all(abs(e) < 1e9 for e in edges), f"{image.name} has a box {edges}")
     if found.classes is not None:
         must(all(isinstance(c, str) and c for c in found.classes), f"classes are called {found.classes}")
 
@@ -151,7 +151,7 @@ def _labels(draw: Draw) -> None:
     if labels == str(file):
         must(table["label"].between(0, 3).all(), f"labels are {table['label'].tolist()}")
         if not hurt:
-            got = dict(zip(table["picture"], table["label"], strict=True))
+            got = dict(zip(table["image"], table["label"], strict=True))
             must(got == {name: int(name[0]) for name in words}, f"labels are {got}")
     must(table["error"].isna().all(), f"errors: {table['error'].tolist()}")
 

@@ -4,10 +4,7 @@ from . import (
     errors as errors,
     evaluation as evaluation,
     experiments as experiments,
-    flow as flow,
     heatmaps as heatmaps,
-    layers as layers,
-    lrp as lrp,
     methods as methods,
     metrics as metrics,
     models as models,
@@ -15,24 +12,24 @@ from . import (
     rules as rules,
     splitting as splitting,
 )
-from .composites import Composite as Composite
-from .composites import list_composites as list_composites
-from .composites import load_composite as load_composite
-from .composites import register_composite as register_composite
-from .composites import register_rule as register_rule
+from .engine.composites import Composite as Composite
+from .engine.composites import list_composites as list_composites
+from .engine.composites import load_composite as load_composite
+from .engine.composites import register_composite as register_composite
+from .engine.composites import register_rule as register_rule
 from .data.preprocessing import Preprocessing as Preprocessing
 from .errors import HeadwaterError as HeadwaterError
 from .evaluation import Settings as Settings
 from .evaluation import evaluate as evaluate
-from .explanation import Conservation as Conservation
-from .explanation import Explanation as Explanation
-from .flow import Flow as Flow
-from .flow import JoinFlow as JoinFlow
+from .engine.explanation import Conservation as Conservation
+from .engine.explanation import Explanation as Explanation
+from .engine.flow import Flow as Flow
+from .engine.flow import JoinFlow as JoinFlow
 from .heatmaps import c1c as c1c
 from .heatmaps import c3 as c3
 from .heatmaps import heat_quantization as heat_quantization
-from .layers import register_layer as register_layer
-from .lrp import LRP as LRP
+from .engine.layers import register_layer as register_layer
+from .engine.lrp import LRP as LRP
 from .methods import list_methods as list_methods
 from .methods import load_method as load_method
 from .methods import register_method as register_method
@@ -41,9 +38,9 @@ from .metrics import insertion_deletion as insertion_deletion
 from .models.registry import ModelCard as ModelCard
 from .models.registry import list_models as list_models
 from .models.registry import load_model as load_model
-from .picture_explanation import PictureExplanation as PictureExplanation
-from .picture_explanation import explain as explain
-from .picture_explanation import explain_files as explain_files
-from .report.pictures import Style as Style
+from .image_explanation import ImageExplanation as ImageExplanation
+from .image_explanation import explain as explain
+from .image_explanation import explain_files as explain_files
+from .report.images import Style as Style
 
 __version__: str

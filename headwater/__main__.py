@@ -1,12 +1,12 @@
 """The command ``headwater``: interruptions are handled before anything slow is imported."""
 
-from headwater.interruption import handled
+from headwater.cli.interruption import handled
 
 
 def main() -> None:
     """Run the command line."""
     with handled():
-        from headwater.cli import main as run
+        from headwater.cli.app import main as run
 
         run()
 

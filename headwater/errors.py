@@ -19,8 +19,8 @@ class InputError(HeadwaterError, ValueError):
     """A tensor, target, name or option does not fit."""
 
 
-class PictureError(HeadwaterError):
-    """A picture file cannot be read, or is not safe to read."""
+class ImageError(HeadwaterError):
+    """An image file cannot be read, or is not safe to read."""
 
 
 class CheckpointError(HeadwaterError):

@@ -11,7 +11,7 @@ import torch
 from skimage import measure, transform
 from torch import Tensor
 
-from headwater.checks import check_maps, check_whole
+from headwater.engine.guards.checks import check_maps, check_whole
 from headwater.errors import InputError
 
 Variant = Literal["published", "equation"]

@@ -1,73 +1,13 @@
-"""How relevance divides where branches join: h = h_m + h_s, R = R_m + R_s, element by element."""
+"""How relevance divides where branches join; see :mod:`headwater.engine.splitting`."""
 
-from __future__ import annotations
+from headwater.engine.splitting import (
+    Ratio,
+    Splitting,
+    Symmetric,
+)
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
-
-
-class Splitting(Protocol):
-    """Divides the relevance of a sum among its terms.
-
-    ``identity_skips`` says whether identity skips take part; where they do not, their share is zero and the other
-    branches divide the relevance among themselves (the engine sees to that).
-    """
-
-    @property
-    def identity_skips(self) -> bool:
-        """Whether identity skips take part."""
-        ...
-
-    def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
-        """Shares of ``relevance``, one for each term; they sum to it.
-
-        ``terms`` and ``relevance`` have one shape and are not to be written to; the shares are new tensors.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Ratio:
-    r"""Ratio-based splitting (Otsuki et al. 2024, Eq. 5): in proportion to absolute value.
-
-    .. math:: R_s = R \, |h_s| / (|h_m| + |h_s|), \quad R_m = R - R_s
-
-    Where every term is 0 (the equation has no answer there), each gets an equal part.
-
-    >>> import torch
-    >>> [share.tolist() for share in Ratio()([torch.tensor([3., 0.]), torch.tensor([-1., 0.])], torch.tensor([8., 2.]))]
-    [[6.0, 1.0], [2.0, 1.0]]
-    """
-
-    identity_skips: bool = True
-
-    def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
-        sizes = [term.abs() for term in terms]
-        *others, total = sizes  # the last branch gets the rest, so its size is only needed in the total
-        for size in others:
-            total += size
-        for size in others:
-            size.div_(total).nan_to_num_(1 / len(terms)).mul_(relevance)
-        rest = torch.sub(relevance, others[0], out=total)
-        for share in others[1:]:
-            rest -= share
-        return [*others, rest]
-
-
-@dataclass(frozen=True)
-class Symmetric:
-    r"""Symmetric splitting (Otsuki et al. 2024, Eq. 4): :math:`R_s = R_m = R / 2`.
-
-    >>> import torch
-    >>> [share.tolist() for share in Symmetric()([torch.tensor([3.]), torch.tensor([-1.])], torch.tensor([8.]))]
-    [[4.0], [4.0]]
-    """
-
-    identity_skips: bool = True
-
-    def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
-        return [relevance / len(terms) for _ in terms]
+__all__ = [
+    "Ratio",
+    "Splitting",
+    "Symmetric",
+]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
-    ["headwater.cli", "headwater.evaluation", "headwater.experiments", "headwater.models", "headwater.training"]
+    ["headwater.cli.app", "headwater.evaluation", "headwater.experiments", "headwater.models", "headwater.training"]
 )
 
 
@@ -55,6 +55,6 @@ def _main(arguments: tuple[str, ...], stdout: str, stderr: str, cwd: Path | None
     if cwd is not None:
         os.chdir(cwd)
     sys.argv = ["headwater", *arguments]
-    from headwater.cli import main
+    from headwater.cli.app import main
 
     main()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from command import headwater
-from conftest import EXAMPLES
+from helpers import EXAMPLES
 
-from headwater import composites
+from headwater.engine import composites
 
 ROOT = EXAMPLES.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,7 +38,7 @@ def test_python_examples(page, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands(page, tmp_path):
-    """``headwater explain`` on the example pictures, as printed; those that need the reader's own files are left."""
+    """``headwater explain`` on the example images, as printed; those that need the reader's own files are left."""
     for line in "\n".join(fences(page, "")).splitlines():
         if not line.startswith("headwater explain examples/"):
             continue

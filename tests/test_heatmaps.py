@@ -128,7 +128,7 @@ def test_the_whole_map_may_be_one_component_and_values_may_be_negative():
     assert (kept != 0).any()
 
 
-def test_masks_work_on_batches_and_return_the_pictures_size():
+def test_masks_work_on_batches_and_return_the_images_size():
     heatmaps = torch.rand(2, 3, 56, 40, dtype=torch.float64)
     assert hw.c3(heatmaps).shape == heatmaps.shape
     assert hw.c3(heatmaps, enlarge=False).shape == (2, 3, 28, 28)
@@ -151,8 +151,8 @@ def test_bad_maps_for_masks(mask):
 
 
 @pytest.mark.parametrize("name", ["c3-lrp", "c1c-lrp"])
-def test_masked_methods(tiny, pictures, name):
-    plain, masked = hw.load_method("doublet2024", tiny)(pictures), hw.load_method(name, tiny)(pictures)
+def test_masked_methods(tiny, images, name):
+    plain, masked = hw.load_method("doublet2024", tiny)(images), hw.load_method(name, tiny)(images)
     assert masked.heatmap.shape == plain.heatmap.shape
     torch.testing.assert_close(masked.relevance, plain.relevance)
     assert (masked.heatmap == 0).any()

@@ -1,6 +1,6 @@
-"""Pictures, their preprocessing, and data sets."""
+"""Images, their preprocessing, and data sets."""
 
-from headwater.data.pictures import open_picture
+from headwater.data.images import open_image
 from headwater.data.preprocessing import Box, Preprocessing
 
-__all__ = ["Box", "Preprocessing", "open_picture"]
+__all__ = ["Box", "Preprocessing", "open_image"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from headwater.data.labelled import IMAGE_SUFFIXES, LabelledPicture, LabelledPictures, annotated_boxes
+from headwater.data.labelled import IMAGE_SUFFIXES, LabelledImage, LabelledImages, annotated_boxes
 from headwater.data.texts import read_table
 from headwater.errors import DataError
 from headwater.files import is_file
@@ -122,8 +122,8 @@ def label_indices(
 
 
 def listed_images(
-    found: LabelledPictures, root: Path | None, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
-) -> LabelledPictures:
+    found: LabelledImages, root: Path | None, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
+) -> LabelledImages:
     """The images that a CSV file lists, with the labels that it gives them.
 
     Args:
@@ -142,25 +142,25 @@ def listed_images(
         indices = indices_of([row["label"].strip() for row in rows])
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
-    known = {picture.name: picture for picture in found.pictures}
-    images = dict[str, LabelledPicture]()
+    known = {image.name: image for image in found.images}
+    images = dict[str, LabelledImage]()
     for row in rows:
         name, label = posixpath.normpath(row["image"].strip()), indices[row["label"].strip()]
-        picture = known.get(name)
-        if picture is None and root is not None and is_file(root / name):
-            picture = LabelledPicture(name, label, root / name)
-        if picture is None:
+        image = known.get(name)
+        if image is None and root is not None and is_file(root / name):
+            image = LabelledImage(name, label, root / name)
+        if image is None:
             where = f"{root / name} does not exist" if root is not None else f"there is no image {name!r}"
             raise DataError(f"{file}: {where}")
         if name in images:
             raise DataError(f"{file} lists {name} more than once")
-        images[name] = replace(picture, label=label)
-    return LabelledPictures(found.layout, tuple(images.values()))
+        images[name] = replace(image, label=label)
+    return LabelledImages(found.layout, tuple(images.values()))
 
 
 def mapped_folders(
-    found: LabelledPictures, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
-) -> LabelledPictures:
+    found: LabelledImages, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
+) -> LabelledImages:
     """The images with the labels that a CSV file gives their folders; folders that it leaves out go by their names.
 
     Args:
@@ -188,7 +188,7 @@ def mapped_folders(
     return with_labels_of(found, [indices[word] for word in words])
 
 
-def found_images(root: Path) -> LabelledPictures:
+def found_images(root: Path) -> LabelledImages:
     """Every image below a folder, without labels (-1), with boxes where there are annotations.
 
     Raises:
@@ -200,13 +200,13 @@ def found_images(root: Path) -> LabelledPictures:
     if not paths:
         raise DataError(f"{root} holds no image ({', '.join(IMAGE_SUFFIXES)})")
     boxes_of = annotated_boxes(root)
-    pictures = (LabelledPicture(p.relative_to(root).as_posix(), -1, p, boxes=boxes_of(p)) for p in paths)
-    return LabelledPictures("images", tuple(pictures))
+    images = (LabelledImage(p.relative_to(root).as_posix(), -1, p, boxes=boxes_of(p)) for p in paths)
+    return LabelledImages("images", tuple(images))
 
 
-def with_labels_of(data: LabelledPictures, indices: Sequence[int] | Mapping[int, int]) -> LabelledPictures:
+def with_labels_of(data: LabelledImages, indices: Sequence[int] | Mapping[int, int]) -> LabelledImages:
     """The same images, their labels changed from the data's classes to ``indices`` of the network's."""
-    return LabelledPictures(data.layout, tuple(replace(p, label=indices[p.label]) for p in data.pictures))
+    return LabelledImages(data.layout, tuple(replace(p, label=indices[p.label]) for p in data.images))
 
 
 def _plain(name: str) -> str:

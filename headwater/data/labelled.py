@@ -1,4 +1,4 @@
-"""Labelled pictures from the folder layouts that researchers have, found by what is in the folder."""
+"""Labelled images from the folder layouts that researchers have, found by what is in the folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from headwater.data.pictures import open_picture
+from headwater.data.images import open_image
 from headwater.data.preprocessing import Box
 from headwater.data.texts import read_lines, read_table
-from headwater.errors import DataError, PictureError
+from headwater.errors import DataError, ImageError
 from headwater.files import is_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -26,15 +26,15 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """One picture of a data set.
+class LabelledImage:
+    """One image of a data set.
 
     Attributes:
         name: unique in the data set.
         label: index of its class; -1 where it has none.
         source: the file, or the tar file that it is in.
         span: where in the tar file it begins, and its length, in bytes; ``None`` for a file of its own.
-        boxes: where its object is, in pixels of the picture as stored; empty where that is not known.
+        boxes: where its object is, in pixels of the image as stored; empty where that is not known.
     """
 
     name: str
@@ -44,17 +44,17 @@ class LabelledPicture:
     boxes: tuple[Box, ...] = ()
 
     def open(self) -> Image.Image:
-        """The picture, RGB and upright.
+        """The image, RGB and upright.
 
         Raises:
-            PictureError: it cannot be read.
+            ImageError: it cannot be read.
         """
         if self.span is None:
-            return open_picture(self.source)
+            return open_image(self.source)
         try:
             return Image.open(io.BytesIO(self.content())).convert("RGB")
         except Exception as error:  # decoders raise whatever they like on broken files
-            raise PictureError(f"{self.source}: {self.name} cannot be read ({error})") from error
+            raise ImageError(f"{self.source}: {self.name} cannot be read ({error})") from error
 
     def content(self) -> bytes:
         """The file's bytes.
@@ -77,18 +77,18 @@ class LabelledPicture:
 
 
 @dataclass(frozen=True)
-class LabelledPictures:
+class LabelledImages:
     """A data set.
 
     Attributes:
         layout: what it was recognised as, see :func:`load_labelled`.
-        pictures: in a fixed order.
+        images: in a fixed order.
         classes: names of the classes that the labels count; ``None`` if labels are a network's class indices already.
         wnids: the classes' WordNet numbers, where the data tell them beside the names.
     """
 
     layout: str
-    pictures: tuple[LabelledPicture, ...]
+    images: tuple[LabelledImage, ...]
     classes: tuple[str, ...] | None = None
     wnids: tuple[str, ...] | None = None
 
@@ -98,20 +98,20 @@ class LabelledPictures:
             return self.classes
         return tuple(f"{wnid}_{name}" for wnid, name in zip(self.wnids, self.classes, strict=True))
 
-    def sample(self, count: int, seed: int = 42) -> tuple[LabelledPicture, ...]:
-        """``count`` pictures, as many of each class as possible, in a random order that the seed fixes.
+    def sample(self, count: int, seed: int = 42) -> tuple[LabelledImage, ...]:
+        """``count`` images, as many of each class as possible, in a random order that the seed fixes.
 
-        With 1,000 of ImageNet's validation pictures that is one a class, with 1,000 of CUB's test pictures five.
+        With 1,000 of ImageNet's validation images that is one per class, with 1,000 of CUB's test images five.
 
         Raises:
-            DataError: there are not so many pictures, or a class has too few for its share.
+            DataError: there are not so many images, or a class has too few for its share.
         """
-        if not 1 <= count <= len(self.pictures):
-            raise DataError(f"{count} pictures asked of {len(self.pictures)}")
+        if not 1 <= count <= len(self.images):
+            raise DataError(f"{count} images asked of {len(self.images)}")
         generator = torch.Generator().manual_seed(seed)
-        by_class: dict[int, list[LabelledPicture]] = defaultdict(list)
-        for picture in self.pictures:
-            by_class[picture.label].append(picture)
+        by_class: dict[int, list[LabelledImage]] = defaultdict(list)
+        for image in self.images:
+            by_class[image.label].append(image)
         labels = sorted(by_class)
         share, more = divmod(count, len(labels))
         lucky = {labels[k] for k in torch.randperm(len(labels), generator=generator)[:more].tolist()}
@@ -120,15 +120,15 @@ class LabelledPictures:
             wanted, there = share + (label in lucky), by_class[label]
             if wanted > len(there):
                 raise DataError(
-                    f"a balanced sample of {count} needs {wanted} pictures of class {label}, which has {len(there)}; "
+                    f"a balanced sample of {count} needs {wanted} images of class {label}, which has {len(there)}; "
                     "ask for fewer"
                 )
             chosen += [there[k] for k in torch.randperm(len(there), generator=generator)[:wanted].tolist()]
         return tuple(chosen[k] for k in torch.randperm(len(chosen), generator=generator).tolist())
 
 
-def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
-    """Find out what layout ``root`` has, and list its pictures.
+def load_labelled(root: str | Path, split: str = "val") -> LabelledImages:
+    """Find out what layout ``root`` has, and list its images.
 
     Layouts, in the order in which they are looked for:
 
@@ -137,11 +137,11 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
       folder ``images``; splits ``"train"`` and ``"val"`` (or ``"test"``), with boxes.
     - ``imagenet-flat``: ``ILSVRC2012_val_00000001.JPEG`` and so on, with the devkit's
       ``ILSVRC2012_validation_ground_truth.txt`` and ``meta`` mapping (``LOC_synset_mapping.txt`` or ``synsets.txt``).
-    - ``flat``: pictures called ``<wnid>_<anything>``; the sorted wnids are the classes.
-    - ``folders``: one folder a class, sorted (torchvision's ImageFolder; ImageNet's validation folder), directly or in
-      a folder called as the split.
+    - ``flat``: images called ``<wnid>_<anything>``; the sorted wnids are the classes.
+    - ``folders``: one folder per class, sorted (torchvision's ImageFolder; ImageNet's validation folder), directly or
+      in a folder called as the split.
 
-    Annotations in ImageNet's format, ``<picture>.xml``, give boxes in the last three layouts: beside the pictures, or
+    Annotations in ImageNet's format, ``<image>.xml``, give boxes in the last three layouts: beside the images, or
     anywhere below a folder ``Annotations`` (or ``bbox``) in ``root`` or beside it.
 
     Raises:
@@ -150,7 +150,7 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
-    loaders: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], LabelledPictures]], ...] = (
+    loaders: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], LabelledImages]], ...] = (
         (lambda r: (r / "classes.csv").is_file(), _tiny20),
         (lambda r: (r / "images.txt").is_file() or (r / "image_class_labels.txt").is_file(), _cub),
         (lambda r: next(r.glob("ILSVRC2012_val_*.JPEG"), None) is not None, _imagenet_flat),
@@ -160,14 +160,14 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledPictures:
     for fits, load in loaders:
         if fits(root):
             found = load(root, split)
-            if not found.pictures:
-                raise DataError(f"{root} looks like {found.layout!r} but holds no picture of split {split!r}")
+            if not found.images:
+                raise DataError(f"{root} looks like {found.layout!r} but holds no image of split {split!r}")
             return found
     contents = sorted(p.name for p in root.iterdir())
     seen = f"{len(contents)} entries ({', '.join(contents[:4])}, ...)" if contents else "nothing"
     raise DataError(
-        f"{root}: found {seen}; expected one folder a class, pictures called <wnid>_<name>.jpg, ImageNet's validation "
-        "pictures with the devkit's ground truth, CUB-200-2011's lists with images/, or tiny20's classes.csv; images "
+        f"{root}: found {seen}; expected one folder per class, images called <wnid>_<name>.jpg, ImageNet's validation "
+        "images with the devkit's ground truth, CUB-200-2011's lists with images/, or tiny20's classes.csv; images "
         "of your own need labels: a CSV file with columns image,label, or 'predicted'"
     )
 
@@ -187,47 +187,47 @@ def _wnid(path: Path) -> str | None:
     return first if is_wnid and path.suffix.lower() in IMAGE_SUFFIXES else None
 
 
-def _flat(root: Path, split: str) -> LabelledPictures:
+def _flat(root: Path, split: str) -> LabelledImages:
     files = sorted(p for p in root.iterdir() if _wnid(p))
     wnids = sorted({_wnid(p) or "" for p in files})
     index = {wnid: k for k, wnid in enumerate(wnids)}
     boxes_of = annotated_boxes(root)
-    pictures = tuple(LabelledPicture(p.name, index[_wnid(p) or ""], p, boxes=boxes_of(p)) for p in files)
-    return LabelledPictures("flat", pictures, tuple(wnids))
+    images = tuple(LabelledImage(p.name, index[_wnid(p) or ""], p, boxes=boxes_of(p)) for p in files)
+    return LabelledImages("flat", images, tuple(wnids))
 
 
-def _folders(root: Path, split: str) -> LabelledPictures:
+def _folders(root: Path, split: str) -> LabelledImages:
     root = root / split if (root / split).is_dir() else root
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS)
-    boxes_of, pictures = annotated_boxes(root), []
+    boxes_of, images = annotated_boxes(root), []
     for label, name in enumerate(classes):
         for path in sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES):
-            pictures.append(LabelledPicture(str(path.relative_to(root)), label, path, boxes=boxes_of(path)))
-    return LabelledPictures("folders", tuple(pictures), tuple(classes))
+            images.append(LabelledImage(str(path.relative_to(root)), label, path, boxes=boxes_of(path)))
+    return LabelledImages("folders", tuple(images), tuple(classes))
 
 
-def _imagenet_flat(root: Path, split: str) -> LabelledPictures:
+def _imagenet_flat(root: Path, split: str) -> LabelledImages:
     truth = _first(root, "ILSVRC2012_validation_ground_truth.txt", "data/ILSVRC2012_validation_ground_truth.txt")
     mapping = _first(root, "synsets.txt", "LOC_synset_mapping.txt")
     if truth is None or mapping is None:
         missing = (
             "ILSVRC2012_validation_ground_truth.txt" if truth is None else "synsets.txt (devkit order of the wnids)"
         )
-        raise DataError(f"{root}: found ImageNet's validation pictures, but not {missing}")
+        raise DataError(f"{root}: found ImageNet's validation images, but not {missing}")
     devkit = [line.split()[0] for line in read_lines(mapping)]
     sorted_index = {wnid: k for k, wnid in enumerate(sorted(devkit))}
     try:
         numbers = [int(line) for line in read_lines(truth)]
     except ValueError as error:
         raise DataError(f"{truth}: a line is not a class number ({error})") from error
-    boxes_of, pictures = annotated_boxes(root), []
+    boxes_of, images = annotated_boxes(root), []
     for path in sorted(root.glob("ILSVRC2012_val_*.JPEG")):
         number = int(path.stem.rsplit("_", 1)[1])
         if not 1 <= number <= len(numbers) or not 1 <= numbers[number - 1] <= len(devkit):
             raise DataError(f"{truth}: no class for {path.name}; the list has {len(numbers)} entries")
         label = sorted_index[devkit[numbers[number - 1] - 1]]
-        pictures.append(LabelledPicture(path.name, label, path, boxes=boxes_of(path)))
-    return LabelledPictures("imagenet-flat", tuple(pictures), tuple(sorted(devkit)))
+        images.append(LabelledImage(path.name, label, path, boxes=boxes_of(path)))
+    return LabelledImages("imagenet-flat", tuple(images), tuple(sorted(devkit)))
 
 
 def _first(root: Path, *names: str) -> Path | None:
@@ -238,15 +238,15 @@ _ANNOTATIONS = ("Annotations", "annotations", "Annotation", "bbox")
 
 
 def annotated_boxes(root: Path) -> Callable[[Path], tuple[Box, ...]]:
-    """Finds a picture's boxes: in the file beside it, else in a folder of annotations, below its class or at large."""
+    """Finds an image's boxes: in the file beside it, else in a folder of annotations, below its class or at large."""
     places = [parent / name for parent in (root.parent, root) for name in _ANNOTATIONS if (parent / name).is_dir()]
     found = {(path.parent.name, path.stem): path for place in places for path in sorted(place.rglob("*.xml"))}
     classes = {p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS}
     at_large = {stem: path for (folder, stem), path in found.items() if folder not in classes}
 
-    def boxes(picture: Path) -> tuple[Box, ...]:
-        beside = picture.with_suffix(".xml")
-        known = found.get((picture.parent.name, picture.stem)) or at_large.get(picture.stem)
+    def boxes(image: Path) -> tuple[Box, ...]:
+        beside = image.with_suffix(".xml")
+        known = found.get((image.parent.name, image.stem)) or at_large.get(image.stem)
         return _xml_boxes(beside if beside.is_file() else known)
 
     return boxes
@@ -274,7 +274,7 @@ def _corners(texts: Sequence[str]) -> list[float]:
     return numbers
 
 
-def _tiny20(root: Path, split: str) -> LabelledPictures:
+def _tiny20(root: Path, split: str) -> LabelledImages:
     rows = read_table(root / "classes.csv", ("index", "wnid", "name"))
     if [row["index"].strip() for row in rows] != [str(k) for k in range(len(rows))]:
         raise DataError(f"{root / 'classes.csv'}: the column index must count 0, 1, 2, ... from row to row")
@@ -305,15 +305,15 @@ def _tiny20(root: Path, split: str) -> LabelledPictures:
         raise DataError(f"{root}: found classes.csv, but neither {split}/ nor {split}.tar")
     unknown = next((name for name, *_ in members if Path(name).parent.name not in index), None)
     if unknown is not None:
-        raise DataError(f"{root}: picture {unknown} does not lie in a folder that classes.csv lists")
-    pictures = tuple(
-        LabelledPicture(name, index[Path(name).parent.name], source, span, boxes.get(Path(name).name, ()))
+        raise DataError(f"{root}: image {unknown} does not lie in a folder that classes.csv lists")
+    images = tuple(
+        LabelledImage(name, index[Path(name).parent.name], source, span, boxes.get(Path(name).name, ()))
         for name, source, span in members
     )
-    return LabelledPictures("tiny20", pictures, tuple(row["name"] for row in rows), tuple(index))
+    return LabelledImages("tiny20", images, tuple(row["name"] for row in rows), tuple(index))
 
 
-def _cub(root: Path, split: str) -> LabelledPictures:
+def _cub(root: Path, split: str) -> LabelledImages:
     needed = ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "bounding_boxes.txt")
     absent = [name for name in needed if not (root / name).is_file()]
     if absent:
@@ -324,13 +324,13 @@ def _cub(root: Path, split: str) -> LabelledPictures:
         if any(len(pair) != 2 for pair in pairs):
             raise DataError(f"{root / name}: every line needs a number and a value")
         lists[name] = {pair[0]: pair[1] for pair in pairs}
-    images, labels, splits, classes, boxes = (lists[name] for name in needed)
-    if not images.keys() == labels.keys() == splits.keys() == boxes.keys():
-        raise DataError(f"{root}: the lists of CUB-200-2011 name different pictures")
+    names, labels, splits, classes, boxes = (lists[name] for name in needed)
+    if not names.keys() == labels.keys() == splits.keys() == boxes.keys():
+        raise DataError(f"{root}: the lists of CUB-200-2011 name different images")
     order = {key: k for k, key in enumerate(classes)}
     wanted = "1" if split == "train" else "0"
-    pictures, missing = [], 0
-    for key, name in images.items():
+    images, missing = [], 0
+    for key, name in names.items():
         if splits[key] != wanted:
             continue
         if labels[key] not in order or classes[labels[key]] != Path(name).parts[0]:
@@ -342,7 +342,7 @@ def _cub(root: Path, split: str) -> LabelledPictures:
         except ValueError as error:
             raise DataError(f"{root / 'bounding_boxes.txt'}: no box of four numbers for {name} ({error})") from error
         box = Box(left, top, left + width, top + height)
-        pictures.append(LabelledPicture(name, order[labels[key]], path, boxes=(box,)))
+        images.append(LabelledImage(name, order[labels[key]], path, boxes=(box,)))
     if missing:
-        raise DataError(f"{root}: {missing} of {len(pictures)} pictures of split {split!r} are missing from images/")
-    return LabelledPictures("cub-200-2011", tuple(pictures), tuple(classes.values()))
+        raise DataError(f"{root}: {missing} of {len(images)} images of split {split!r} are missing from images/")
+    return LabelledImages("cub-200-2011", tuple(images), tuple(classes.values()))

@@ -1,4 +1,4 @@
-"""From a picture to the tensor that a network takes, and back to the picture's own coordinates."""
+"""From an image to the tensor that a network takes, and back to the image's own coordinates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 2**22  # values at a time while a map is laid over its image, so that m
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in a picture, in pixels from its top left corner; fractions are meant."""
+    """A rectangle in an image, in pixels from its top left corner; fractions are meant."""
 
     left: float
     top: float
@@ -38,9 +38,9 @@ class Preprocessing:
     Attributes:
         resize: short side after resizing, in pixels.
         crop: side of the square cut from the centre.
-        mean, std: of each channel, for pictures in [0, 1].
+        mean, std: of each channel, for images in [0, 1].
         interpolation: ``"bilinear"`` or ``"bicubic"``.
-        stretch: resize both sides to ``resize`` whatever the picture's shape, as the papers do on CUB.
+        stretch: resize both sides to ``resize`` whatever the image's shape, as the papers do on CUB.
 
     >>> from PIL import Image
     >>> Preprocessing(256, 224)(Image.new("RGB", (640, 480))).shape
@@ -75,36 +75,36 @@ class Preprocessing:
                 f"interpolation must be one of torchvision's, such as bilinear; got {self.interpolation!r}"
             )
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """The picture (RGB) as float32 ``(3, crop, crop)``, normalised."""
-        tensor = transforms.to_tensor(transforms.center_crop(self._resized(picture), [self.crop]))
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image (RGB) as float32 ``(3, crop, crop)``, normalised."""
+        tensor = transforms.to_tensor(transforms.center_crop(self._resized(image), [self.crop]))
         return transforms.normalize(tensor, list(self.mean), list(self.std))
 
-    def _resized(self, picture: Image.Image) -> Image.Image:
+    def _resized(self, image: Image.Image) -> Image.Image:
         """The resized image; of a very long one only the part that the crop takes (1 x 500 would be 256 x 128,000)."""
-        width, height = picture.size
+        width, height = image.size
         ordinary = max(width, height) <= _LONG * min(width, height)
         if ordinary or self.stretch or self.crop > _LONG * self.resize:
             size = [self.resize] * (2 if self.stretch else 1)
-            return transforms.resize(picture, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
+            return transforms.resize(image, size, interpolation=InterpolationMode(self.interpolation), antialias=True)
         filtered, box = Image.Resampling[self.interpolation.upper()], self.box(width, height)
         if width > height:
-            return picture.resize((self.crop, self.resize), filtered, (box.left, 0, box.right, height))
-        return picture.resize((self.resize, self.crop), filtered, (0, box.top, width, box.bottom))
+            return image.resize((self.crop, self.resize), filtered, (box.left, 0, box.right, height))
+        return image.resize((self.resize, self.crop), filtered, (0, box.top, width, box.bottom))
 
     def box(self, width: int, height: int) -> Box:
-        """The part of a ``width`` x ``height`` picture that the network sees."""
+        """The part of a ``width`` x ``height`` image that the network sees."""
         short = min(width, height)
         resized_width = self.resize if width <= height or self.stretch else int(self.resize * width / short)
         resized_height = self.resize if height <= width or self.stretch else int(self.resize * height / short)
-        # The crop's corner is on the resized picture's pixel grid, as torchvision rounds it.
+        # The crop's corner is on the resized image's pixel grid, as torchvision rounds it.
         left = round((resized_width - self.crop) / 2)
         top = round((resized_height - self.crop) / 2)
         across, down = width / resized_width, height / resized_height
         return Box(left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
 
 
-def to_picture(heatmap: Tensor, box: Box, width: int, height: int, additive: bool = True) -> np.ndarray:
+def to_image(heatmap: Tensor, box: Box, width: int, height: int, additive: bool = True) -> np.ndarray:
     """A map ``(H, W)`` laid over its image: float32 ``(height, width)``, NaN where the network did not look.
 
     The map is taken as a density, interpolated bilinearly between the centres of its pixels and constant beyond the

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
-from headwater.data.labelled import LabelledPictures, load_labelled
+from headwater.data.labelled import LabelledImages, load_labelled
 from headwater.errors import InputError
 from headwater.evaluation import Progress, Settings, evaluate
+from headwater.evaluation.labels import label_for
 from headwater.experiments.conservation import conservation_csv, conservation_figure, conservation_markdown, cut_sums
 from headwater.experiments.failures import analyse_errors
 from headwater.experiments.grid import explanation_grid, find_classes
@@ -20,7 +21,6 @@ from headwater.experiments.networks import networks_for
 from headwater.experiments.published import FAILURE_THRESHOLD, GRIDS, TABLES
 from headwater.experiments.tables import measure_table
 from headwater.files import write_bytes, write_text
-from headwater.labels import label_for
 from headwater.models import card_of
 from headwater.report.accuracy import Accuracy, label_source
 
@@ -60,7 +60,7 @@ def list_experiments() -> dict[str, str]:
 
 def reproduce(
     name: str,
-    data: str | Path | LabelledPictures,
+    data: str | Path | LabelledImages,
     models: Sequence[nn.Module],
     out: str | Path,
     settings: Settings | None = None,
@@ -79,9 +79,9 @@ def reproduce(
             Attention branch networks among them are what ``abn`` is measured on.
         out: folder of this experiment; a killed one that is started again goes on.
         settings: samples, protocols, split, seed, step and batch size; the methods are the experiment's. A figure
-            of maps ignores them but the seed; that of conservation takes 100 pictures at most.
+            of maps ignores them but the seed; that of conservation takes 100 images at most.
         threshold: an explanation fails when its ID (published protocol) is not above it, for ``-tableD`` and ``-figD``.
-        worst: failed pictures to look at, for the same.
+        worst: failed images to look at, for the same.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
 
@@ -90,8 +90,8 @@ def reproduce(
         DataError: the data do not fit, or ``out`` holds another run.
 
     >>> import tempfile, headwater as hw
-    >>> from headwater.data.labelled import LabelledPicture, LabelledPictures
-    >>> photos = LabelledPictures("examples", (LabelledPicture("tabby", 5, Path("examples/tabby.jpg")),))
+    >>> from headwater.data.labelled import LabelledImage, LabelledImages
+    >>> photos = LabelledImages("examples", (LabelledImage("tabby", 5, Path("examples/tabby.jpg")),))
     >>> with tempfile.TemporaryDirectory() as out:
     ...     done = reproduce("otsuki2024-fig7", photos, [hw.load_model("tiny20")], out, Settings(("otsuki2024",), 1))
     >>> [line[:45] for line in done.report.splitlines() if line.startswith("| `otsuki2024` ")]
@@ -106,33 +106,33 @@ def reproduce(
     settings = settings or Settings((_OURS,))
     found, labels = _images(name, data, models, settings)
     out = Path(out)
-    source = f"{found.layout}, split {settings.split!r}, {len(found.pictures)} pictures"
+    source = f"{found.layout}, split {settings.split!r}, {len(found.images)} images"
     if name in TABLES:
         measured = measure_table(TABLES[name], models, data, settings, out, devices, progress)
-        body, count = measured.markdown(), min(settings.samples, len(found.pictures))
+        body, count = measured.markdown(), min(settings.samples, len(found.images))
         files = [write_text(out / "summary.csv", measured.summary.csv())]
     elif name in GRIDS:
         grid = GRIDS[name]
         shown = find_classes(found, card_of(models[0]), grid.classes)
         whose = f"{len(shown)} of the paper's {len(grid.classes)} classes" if shown else "classes drawn at random"
-        shown = shown or list(found.sample(min(4, len(found.pictures)), settings.seed))
-        drawn = explanation_grid(models, shown, grid.methods, grid.pictures_in_rows)
+        shown = shown or list(found.sample(min(4, len(found.images)), settings.seed))
+        drawn = explanation_grid(models, shown, grid.methods, grid.images_in_rows)
         files, count = [write_bytes(out / f"{name}.png", drawn)], len(shown)
         missing = [heading for method, heading in grid.methods.items() if not networks_for(method, models)]
-        body = f"Pictures of {whose}; maps of the pictures' own classes: `{name}.png`."
+        body = f"Images of {whose}; maps of the images' own classes: `{name}.png`."
         body += "".join(f" No network for {m}." for m in missing)
     elif name == _CONSERVATION:
-        pictures = found.sample(min(100, settings.samples, len(found.pictures)), settings.seed)
-        sums = cut_sums(models[0], ("otsuki2024", "otsuki2024-published"), pictures, settings.batch_size)
-        body, count = conservation_markdown(sums), len(pictures)
+        images = found.sample(min(100, settings.samples, len(found.images)), settings.seed)
+        sums = cut_sums(models[0], ("otsuki2024", "otsuki2024-published"), images, settings.batch_size)
+        body, count = conservation_markdown(sums), len(images)
         files = [
             write_bytes(out / f"{name}.png", conservation_figure(sums)),
-            write_text(out / "conservation.csv", conservation_csv(sums, pictures)),
+            write_text(out / "conservation.csv", conservation_csv(sums, images)),
         ]
     else:
         settings = replace(settings, methods=(_OURS,), protocols=("published",))
         table = evaluate(models[0], data, settings, out, devices=devices, progress=progress)
-        analysis = analyse_errors(models[0], _OURS, table, found.pictures, threshold, worst)
+        analysis = analyse_errors(models[0], _OURS, table, found.images, threshold, worst)
         accuracy = Accuracy.of(table)
         body, count = analysis.markdown() + (f"\n\n{accuracy}" if accuracy else ""), analysis.of
         files = [write_text(out / "failures.csv", analysis.csv())]
@@ -149,7 +149,7 @@ def reproduce(
             f"{list_experiments()[name]}." + " Printed: as in the paper. Measured: as follows." * compares,
             "",
             f"- networks: {networks}",
-            f"- pictures: {count} of {source}",
+            f"- images: {count} of {source}",
             *([f"- labels: {labels}"] if labels else []),
             *([f"- protocol: {_how(settings)}"] if compares else []),
             "",
@@ -157,20 +157,20 @@ def reproduce(
             "",
         ]
     )
-    details = {**asdict(settings), "experiment": name, "networks": networks, "pictures": source, "count": count}
+    details = {**asdict(settings), "experiment": name, "networks": networks, "images": source, "count": count}
     first = write_text(out / "report.md", report)
     return Reproduction(name, report, (first, *files, write_text(out / "report.json", json.dumps(details, indent=1))))
 
 
 def _images(
-    name: str, data: str | Path | LabelledPictures, models: Sequence[nn.Module], settings: Settings
-) -> tuple[LabelledPictures, str]:
+    name: str, data: str | Path | LabelledImages, models: Sequence[nn.Module], settings: Settings
+) -> tuple[LabelledImages, str]:
     """The images of an experiment with the first network's labels, and where those come from, in words.
 
     Conservation is measured on predicted classes: its images need no labels, and a network no names of classes.
     """
     if name == _CONSERVATION and settings.labels in ("names", "positions"):
-        return data if isinstance(data, LabelledPictures) else load_labelled(data, settings.split), ""
+        return data if isinstance(data, LabelledImages) else load_labelled(data, settings.split), ""
     if name in GRIDS and settings.labels == "predicted":
         raise InputError(f"{name} shows images of given classes; labels 'predicted' do not give any")
     if name in GRIDS and len({card_of(model).classes for model in models}) > 1:

@@ -1,4 +1,4 @@
-"""Whether relevance adds up at the picture, before the first and before the last block (Otsuki et al., Fig. 7)."""
+"""Whether relevance adds up at the image, before the first and before the last block (Otsuki et al., Fig. 7)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from headwater.data.labelled import LabelledPicture
+from headwater.data.labelled import LabelledImage
+from headwater.engine.graph import Graph
+from headwater.engine.lrp import LRP
+from headwater.engine.structure import Structure, layers_of
 from headwater.errors import InputError
-from headwater.graph import Graph
-from headwater.lrp import LRP
 from headwater.models import network_input
-from headwater.report.pictures import as_png
-from headwater.structure import Structure, layers_of
+from headwater.report.images import as_png
 
-PLACES = ("the picture", "the first block", "the last block")
+PLACES = ("the image", "the first block", "the last block")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CutSums:
     Attributes:
         composite: its name.
         probability: what each sweep began with, ``(N,)``.
-        sums: relevance at the picture, at the first block's input and at the last block's, ``(N, 3)``.
+        sums: relevance at the image, at the first block's input and at the last block's, ``(N, 3)``.
     """
 
     composite: str
@@ -59,15 +59,15 @@ def block_inputs(graph: Graph) -> tuple[str, str]:
 
 
 def cut_sums(
-    model: nn.Module, composites: Sequence[str], pictures: Sequence[LabelledPicture], batch_size: int = 8
+    model: nn.Module, composites: Sequence[str], images: Sequence[LabelledImage], batch_size: int = 8
 ) -> list[CutSums]:
-    """Sums of relevance at the three places, for the predicted class of each picture."""
+    """Sums of relevance at the three places, for the predicted class of each image."""
     results = []
     for name in composites:
         lrp, probabilities, sums = LRP(model, name), [], []
-        for start in range(0, len(pictures), batch_size):
-            chunk = pictures[start : start + batch_size]
-            x = network_input(model, [picture.open() for picture in chunk])
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            x = network_input(model, [image.open() for image in chunk])
             e = lrp(x, checkpoints="cuts")
             assert e.conservation is not None
             graph = lrp.graph(x)
@@ -110,14 +110,14 @@ def conservation_figure(results: Sequence[CutSums]) -> bytes:
     return as_png(canvas)
 
 
-def conservation_csv(results: Sequence[CutSums], pictures: Sequence[LabelledPicture]) -> str:
-    """One line a composite and picture."""
+def conservation_csv(results: Sequence[CutSums], images: Sequence[LabelledImage]) -> str:
+    """One line a composite and image."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("composite", "picture", "probability", *PLACES))
+    writer.writerow(("composite", "image", "probability", *PLACES))
     for result in results:
-        for picture, p, sums in zip(pictures, result.probability.tolist(), result.sums.tolist(), strict=True):
-            writer.writerow((result.composite, picture.name, p, *sums))
+        for image, p, sums in zip(images, result.probability.tolist(), result.sums.tolist(), strict=True):
+            writer.writerow((result.composite, image.name, p, *sums))
     return stream.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Error analysis: pictures whose explanation failed, the worst of them sorted and shown (Otsuki et al., Sec. D.4)."""
+"""Error analysis: images whose explanation failed, the worst of them sorted and shown (Otsuki et al., Sec. D.4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from headwater.data.labelled import LabelledPicture
+from headwater.data.labelled import LabelledImage
 from headwater.errors import InputError
 from headwater.evaluation import object_mask
 from headwater.experiments.grid import overlaid, seen
@@ -30,20 +30,20 @@ KINDS: dict[Failure, str] = {"IA": "area too small", "OA": "area too large", "WA
 
 
 @dataclass(frozen=True)
-class FailedPicture:
+class FailedImage:
     """One of the worst explanations.
 
     Attributes:
-        picture: which.
+        image: which.
         id: its ID score.
         photo: what the network saw, and ``shown`` the map over it, RGB arrays.
         mass: positive relevance in the box, in [0, 1]; ``None`` without a box.
-        attended: attended area, part of the picture.
-        box: area of the box, part of the picture; ``None`` without a box.
+        attended: attended area, part of the image.
+        box: area of the box, part of the image; ``None`` without a box.
         kind: IA, OA or WA; ``None`` without a box.
     """
 
-    picture: LabelledPicture
+    image: LabelledImage
     id: float
     photo: np.ndarray
     shown: np.ndarray
@@ -60,7 +60,7 @@ class ErrorAnalysis:
     failed: int
     of: int
     threshold: float
-    worst: tuple[FailedPicture, ...]
+    worst: tuple[FailedImage, ...]
 
     def markdown(self) -> str:
         """Counts beside the printed ones."""
@@ -79,45 +79,45 @@ class ErrorAnalysis:
         return "\n".join(lines)
 
     def csv(self) -> str:
-        """One line a picture; ``kind`` is empty for the reader to fill in where there is no box."""
+        """One line an image; ``kind`` is empty for the reader to fill in where there is no box."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("picture", "label", "id", "mass_in_box", "attended_area", "box_area", "kind"))
+        writer.writerow(("image", "label", "id", "mass_in_box", "attended_area", "box_area", "kind"))
         for w in self.worst:
             numbers = ("" if v is None else f"{v:.6f}" for v in (w.id, w.mass, w.attended, w.box))
-            writer.writerow((w.picture.name, w.picture.label, *numbers, w.kind or ""))
+            writer.writerow((w.image.name, w.image.label, *numbers, w.kind or ""))
         return stream.getvalue()
 
     def sheet(self, columns: int = 5) -> bytes:
         """Photo and map of each, as PNG; with a box to tick where there is no kind."""
-        pictures, titles = [], []
+        images, titles = [], []
         for w in self.worst:
-            pictures += [w.photo, w.shown]
-            titles += [w.picture.name.rsplit("/", 1)[-1][:18], f"{w.kind or '[ ]IA [ ]OA [ ]WA'}  ID {w.id:.2f}"]
-        return contact_sheet(pictures, titles, columns=2 * columns, side=1.5)
+            images += [w.photo, w.shown]
+            titles += [w.image.name.rsplit("/", 1)[-1][:18], f"{w.kind or '[ ]IA [ ]OA [ ]WA'}  ID {w.id:.2f}"]
+        return contact_sheet(images, titles, columns=2 * columns, side=1.5)
 
     def examples(self) -> bytes:
         """The worst of each kind, photo and map, as PNG (Fig. D).
 
         Raises:
-            InputError: no picture has a kind.
+            InputError: no image has a kind.
         """
-        pictures, titles = [], []
+        images, titles = [], []
         for kind, text in KINDS.items():
             of_kind = next((w for w in self.worst if w.kind == kind), None)
             if of_kind is not None:
-                pictures += [of_kind.photo, of_kind.shown]
+                images += [of_kind.photo, of_kind.shown]
                 titles += [f"{kind}: {text}", f"ID {of_kind.id:.2f}"]
-        if not pictures:
+        if not images:
             raise InputError("no failed explanation has a box to sort it by")
-        return contact_sheet(pictures, titles, columns=2)
+        return contact_sheet(images, titles, columns=2)
 
 
 def analyse_errors(
     model: nn.Module,
     method: str,
     table: pandas.DataFrame,
-    pictures: Sequence[LabelledPicture],
+    images: Sequence[LabelledImage],
     threshold: float,
     count: int = 100,
     measure: str = "id_published",
@@ -129,34 +129,32 @@ def analyse_errors(
         model: the network.
         method: whose maps they are.
         table: rows of :func:`headwater.evaluate`.
-        pictures: the data set that the rows are of; their labels are the rows'.
+        images: the data set that the rows are of; their labels are the rows'.
         threshold: an explanation fails when its ID is not above it.
-        count: pictures to look at.
+        count: images to look at.
         measure: column of the table.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
     """
     rows = table[(table["method"] == method) & table["error"].isna()]
-    failed = rows[~(rows[measure] > threshold)].sort_values([measure, "picture"]).head(count)
-    by_name = {picture.name: picture for picture in pictures}
+    failed = rows[~(rows[measure] > threshold)].sort_values([measure, "image"]).head(count)
+    by_name = {image.name: image for image in images}
     preprocessing = card_of(model).preprocessing
-    explain, worst = load_method(method, model), list[FailedPicture]()
+    explain, worst = load_method(method, model), list[FailedImage]()
     for start in range(0, len(failed), batch_size):
         part = failed.iloc[start : start + batch_size]
-        chosen = [
-            replace(by_name[name], label=label) for name, label in zip(part["picture"], part["label"], strict=True)
-        ]
-        opened = [picture.open() for picture in chosen]
+        chosen = [replace(by_name[name], label=label) for name, label in zip(part["image"], part["label"], strict=True)]
+        opened = [image.open() for image in chosen]
         x = network_input(model, opened)
         heatmaps = explain(x).heatmap
-        for picture, photo, given, heatmap, score in zip(
+        for image, photo, given, heatmap, score in zip(
             chosen, opened, x, heatmaps.split(1), part[measure].tolist(), strict=True
         ):
-            mask = object_mask(picture, preprocessing, photo.size)
+            mask = object_mask(image, preprocessing, photo.size)
             shown = seen(given, preprocessing)
             inside = None if mask is None else mask[None].to(heatmap.device)
             worst.append(
-                FailedPicture(
-                    picture,
+                FailedImage(
+                    image,
                     score,
                     np.asarray(shown),
                     np.asarray(overlaid(shown, heatmap[0])),

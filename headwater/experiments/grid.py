@@ -1,4 +1,4 @@
-"""Figures that show pictures with the maps of several methods."""
+"""Figures that show images with the maps of several methods."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from headwater.data.labelled import LabelledPicture, LabelledPictures
+from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import InputError
 from headwater.experiments.networks import networks_for
 from headwater.methods import load_method
 from headwater.models import ModelCard, card_of, network_input
-from headwater.report.pictures import Style, overlay
+from headwater.report.images import Style, overlay
 from headwater.report.sheet import contact_sheet
 
 
 def explanation_grid(
     models: Sequence[nn.Module],
-    pictures: Sequence[LabelledPicture],
+    images: Sequence[LabelledImage],
     methods: Mapping[str, str],
-    pictures_in_rows: bool = True,
+    images_in_rows: bool = True,
     style: Style | None = None,
 ) -> bytes:
-    """The maps of the pictures' own classes by every method, laid over the photos, as PNG.
+    """The maps of the images' own classes by every method, laid over the photos, as PNG.
 
     Args:
         models: networks; the first that a method is measured on explains.
-        pictures: with their labels, which are explained.
+        images: with their labels, which are explained.
         methods: names with their headings; those without a network are left out.
-        pictures_in_rows: pictures are rows and methods columns, or the other way round.
+        images_in_rows: images are rows and methods columns, or the other way round.
         style: colours.
 
     Raises:
-        InputError: no pictures, or no method has a network.
+        InputError: no images, or no method has a network.
     """
     chosen = {name: found[0] for name in methods if (found := networks_for(name, models))}
-    if not pictures or not chosen:
-        raise InputError(f"a grid needs pictures and methods with a network, got {len(pictures)} and {len(chosen)}")
-    labels = torch.tensor([picture.label for picture in pictures])
+    if not images or not chosen:
+        raise InputError(f"a grid needs images and methods with a network, got {len(images)} and {len(chosen)}")
+    labels = torch.tensor([image.label for image in images])
     card = card_of(next(iter(chosen.values())))
-    opened = [picture.open() for picture in pictures]
-    photos = [seen(card.preprocessing(picture), card.preprocessing) for picture in opened]
+    opened = [image.open() for image in images]
+    photos = [seen(card.preprocessing(image), card.preprocessing) for image in opened]
     lines = [("", photos)]
     for name, model in chosen.items():
         x = network_input(model, opened)
         heatmaps = load_method(name, model)(x, labels.to(x.device)).heatmap
         lines.append((methods[name], [overlaid(p, h, style) for p, h in zip(photos, heatmaps, strict=True)]))
-    headings = [class_of(picture, card) for picture in pictures]
-    places = [(line, picture) for line in range(len(lines)) for picture in range(len(pictures))]
-    if pictures_in_rows:
+    headings = [class_of(image, card) for image in images]
+    places = [(line, image) for line in range(len(lines)) for image in range(len(images))]
+    if images_in_rows:
         places.sort(key=lambda place: place[::-1])
 
-    def title(line: int, picture: int) -> str:
-        """A picture is named at its photo, a method at its first map."""
-        return headings[picture] if line == 0 else lines[line][0] * (picture == 0)
+    def title(line: int, image: int) -> str:
+        """An image is named at its photo, a method at its first map."""
+        return headings[image] if line == 0 else lines[line][0] * (image == 0)
 
     return contact_sheet(
-        [np.asarray(lines[line][1][picture]) for line, picture in places],
-        [title(line, picture) for line, picture in places],
-        columns=len(lines) if pictures_in_rows else len(pictures),
+        [np.asarray(lines[line][1][image]) for line, image in places],
+        [title(line, image) for line, image in places],
+        columns=len(lines) if images_in_rows else len(images),
     )
 
 
@@ -79,21 +79,21 @@ def overlaid(photo: Image.Image, heatmap: Tensor, style: Style | None = None) ->
     return overlay(photo, heatmap.detach().float().cpu().numpy(), style)
 
 
-def class_of(picture: LabelledPicture, card: ModelCard) -> str:
-    """The name of a picture's class; where the network's classes have no names, what the picture's file says."""
+def class_of(image: LabelledImage, card: ModelCard) -> str:
+    """The name of an image's class; where the network's classes have no names, what the image's file says."""
     if card.classes is not None:
-        return card.class_name(picture.label)
-    *folders, file = picture.name.split("/")
+        return card.class_name(image.label)
+    *folders, file = image.name.split("/")
     return re.sub(r"^n\d{8}_", "", folders[-1] if folders else file.rsplit(".", 1)[0]).replace("_", " ")
 
 
-def find_classes(data: LabelledPictures, card: ModelCard, wanted: Sequence[str]) -> list[LabelledPicture]:
-    """One picture of each wanted class that the data have, found by the name that the network has for its label."""
+def find_classes(data: LabelledImages, card: ModelCard, wanted: Sequence[str]) -> list[LabelledImage]:
+    """One image of each wanted class that the data have, found by the name that the network has for its label."""
     found = []
     for name in wanted:
-        for picture in data.pictures:
-            if _plain(name) == _plain(class_of(picture, card)):
-                found.append(picture)
+        for image in data.images:
+            if _plain(name) == _plain(class_of(image, card)):
+                found.append(image)
                 break
     return found
 

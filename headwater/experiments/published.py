@@ -48,21 +48,21 @@ class TableExperiment:
 
 @dataclass(frozen=True)
 class GridExperiment:
-    """A figure that shows pictures with the maps of several methods.
+    """A figure that shows images with the maps of several methods.
 
     Attributes:
         name: of the experiment.
         title: what the figure shows.
         methods: with what the paper calls each.
-        classes: names of the classes of the paper's pictures; others are drawn where the data lack them.
-        pictures_in_rows: pictures are rows and methods columns, or the other way round.
+        classes: names of the classes of the paper's images; others are drawn where the data lack them.
+        images_in_rows: images are rows and methods columns, or the other way round.
     """
 
     name: str
     title: str
     methods: Mapping[str, str]
     classes: tuple[str, ...]
-    pictures_in_rows: bool = True
+    images_in_rows: bool = True
 
 
 def _both(label: str, method: str, cub: tuple[float, ...], imagenet: tuple[float, ...]) -> Row:
@@ -220,14 +220,14 @@ _GRIDS = (
         "Otsuki et al. 2024, Fig. E: further maps",
         _FIG_E,
         ("Water Ouzel", "Arabian Camel", "Ram"),
-        pictures_in_rows=False,
+        images_in_rows=False,
     ),
     GridExperiment(
         "otsuki2024-figF",
         "Otsuki et al. 2024, Fig. F: further maps",
         _FIG_E,
         ("Wombat", "Rock Wren", "Geococcyx"),
-        pictures_in_rows=False,
+        images_in_rows=False,
     ),
     GridExperiment(
         "doublet2024-fig4",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from headwater.data.labelled import LabelledPictures
+from headwater.data.labelled import LabelledImages
 from headwater.evaluation import Progress, Settings, evaluate
 from headwater.experiments.networks import networks_for
 from headwater.experiments.published import CUB, IMAGENET, Numbers, Row, TableExperiment
@@ -29,8 +29,8 @@ class MeasuredTable:
 
     Attributes:
         experiment: what it is.
-        summary: over pictures for one network, over networks for several.
-        accuracy: part of the pictures that each method's networks predict right; empty where labels are predictions.
+        summary: over images for one network, over networks for several.
+        accuracy: part of the images that each method's networks predict right; empty where labels are predictions.
         networks: on how many networks each method was measured; methods that have none are missing.
         labels: what is to be said of the labels: that they are predictions, or networks that seem to guess.
     """
@@ -67,7 +67,7 @@ class MeasuredTable:
 
     def _note(self) -> str:
         count = max(self.networks.values(), default=0)
-        unit = "networks" if count > 1 else "pictures"
+        unit = "networks" if count > 1 else "images"
         parts = ["Percent: insertion / deletion / **ID**."]
         if count > 1:
             parts.append(f"Mean ± standard deviation over {count} networks.")
@@ -75,14 +75,14 @@ class MeasuredTable:
             protocol = measure.removeprefix("id_")
             parts.append(f"`{protocol}`: \\* p < 0.05 against `{best}`, paired over {unit} (t-test, Holm).")
         if self.summary.failed:
-            parts.append(f"{self.summary.failed} pictures could not be read and are left out.")
+            parts.append(f"{self.summary.failed} images could not be read and are left out.")
         return " ".join(part for part in (*parts, self.labels, self.experiment.note) if part)
 
 
 def measure_table(
     experiment: TableExperiment,
     models: Sequence[nn.Module],
-    data: str | Path | LabelledPictures,
+    data: str | Path | LabelledImages,
     settings: Settings,
     out: Path,
     devices: Sequence[str] = (),
@@ -128,7 +128,7 @@ def _right(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -> pandas.DataFrame:
-    """One row a network and method, its means over the pictures in the columns, for :class:`SummaryTable`."""
+    """One row a network and method, its means over the images in the columns, for :class:`SummaryTable`."""
     import pandas as pd
 
     rows = []
@@ -137,7 +137,7 @@ def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -
         for number, table in enumerate(having):
             mine = table[table["method"] == method]
             means = mine.select_dtypes("number").mean()
-            rows.append({"picture": f"network {number}", "method": method, "error": None, **means.to_dict()})
+            rows.append({"image": f"network {number}", "method": method, "error": None, **means.to_dict()})
     return pd.DataFrame(rows)
 
 

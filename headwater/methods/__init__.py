@@ -7,18 +7,18 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from headwater.composites import list_composites
+from headwater.engine.composites import list_composites
+from headwater.engine.explanation import Explanation
+from headwater.engine.lrp import LRP
 from headwater.errors import InputError
-from headwater.explanation import Explanation
 from headwater.heatmaps import heat_quantization
-from headwater.lrp import LRP
 from headwater.methods.abn import AttentionMap
 from headwater.methods.baselines import BASELINES
-from headwater.methods.changed import MASKED, Changed
+from headwater.methods.post_processed import MASKED, PostProcessed
 from headwater.methods.rise import Rise
 
 Method = Callable[..., Explanation]
-"""``method(x, target=None)``: pictures ``(N, C, H, W)``; the predicted class where no target is given."""
+"""``method(x, target=None)``: images ``(N, C, H, W)``; the predicted class where no target is given."""
 
 QUANTIZED = "+hq"
 """Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
@@ -109,7 +109,7 @@ def load_method(name: str, model: nn.Module) -> Method:
     torch.Size([1, 64, 64])
     """
     if name.endswith(QUANTIZED):
-        return Changed(load_method(name.removesuffix(QUANTIZED), model), heat_quantization)
+        return PostProcessed(load_method(name.removesuffix(QUANTIZED), model), heat_quantization)
     if name in _METHODS:
         return _METHODS[name](model)
     if name in list_composites():

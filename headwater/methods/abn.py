@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.checks import check_pictures
+from headwater.engine.explanation import Explanation
+from headwater.engine.graph import shared_copy
+from headwater.engine.guards.checks import check_images
+from headwater.engine.guards.modes import computing
+from headwater.engine.seed import Target, check_target
 from headwater.errors import InputError
-from headwater.explanation import Explanation
-from headwater.graph import skeleton
-from headwater.modes import computing
-from headwater.seed import Target, check_target
 
 
 def has_attention(model: nn.Module) -> bool:
@@ -19,7 +19,7 @@ def has_attention(model: nn.Module) -> bool:
 
 
 class AttentionMap:
-    """The attention map of a :class:`headwater.models.abn.AttentionBranchNetwork`, enlarged bilinearly to the picture.
+    """The attention map of a :class:`headwater.models.abn.AttentionBranchNetwork`, enlarged bilinearly to the image.
 
     Source: Fukui et al. 2019. The map is the same whatever class is asked; ``target`` only chooses the probability.
 
@@ -39,14 +39,14 @@ class AttentionMap:
         self.model = model
 
     def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """Explain pictures ``(N, C, H, W)``.
+        """Explain images ``(N, C, H, W)``.
 
         Raises:
-            InputError: the pictures or the target do not fit.
+            InputError: the images or the target do not fit.
         """
-        check_pictures(x, self.model)
+        check_images(x, self.model)
         with computing(x):
-            said = skeleton(self.model).attend(x)  # type: ignore[operator]
+            said = shared_copy(self.model).attend(x)  # type: ignore[operator]
             attention = functional.interpolate(
                 said.attention[:, None], x.shape[2:], mode="bilinear", align_corners=False
             )

@@ -1,7 +1,7 @@
 """What LRP is compared with: Captum and a CAM library do the work, here they get one interface.
 
 Every baseline explains the class's logit, works on a copy of the network (see :mod:`headwater.methods.rebuilt`), and
-returns a map in the picture's size; the account (``conservation``) is ``None``.
+returns a map in the image's size; the account (``conservation``) is ``None``.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.checks import check_module, check_pictures
-from headwater.coupling import check_independence
+from headwater.engine.explanation import Explanation
+from headwater.engine.graph import Graph, trace
+from headwater.engine.guards.checks import check_images, check_module
+from headwater.engine.guards.coupling import check_independence
+from headwater.engine.guards.kept import Kept
+from headwater.engine.guards.modes import computing, detached
+from headwater.engine.seed import Target, check_target
+from headwater.engine.structure import Structure, layers_of
 from headwater.errors import MissingDependencyError, TraceError
-from headwater.explanation import Explanation
-from headwater.graph import Graph, trace
-from headwater.kept import Kept
 from headwater.methods.rebuilt import Rebuilt
-from headwater.modes import computing, detached
-from headwater.seed import Target, check_target
-from headwater.structure import Structure, layers_of
 
 
 class Baseline(ABC):
@@ -39,17 +39,17 @@ class Baseline(ABC):
         self._graphs: Kept[Graph] = Kept()
 
     def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """Explain pictures.
+        """Explain images.
 
         Args:
-            x: pictures ``(N, C, H, W)``, normalised as the network expects.
-            target: class to explain: ``None`` for the predicted one, an int for all pictures, or long ``(N,)``.
+            x: images ``(N, C, H, W)``, normalised as the network expects.
+            target: class to explain: ``None`` for the predicted one, an int for all images, or long ``(N,)``.
 
         Raises:
-            InputError: the pictures or the target do not fit.
+            InputError: the images or the target do not fit.
             TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
         """
-        check_pictures(x, self.model)
+        check_images(x, self.model)
         graph = self._graph(x)
         with computing(x, gradients=True), _quietly():
             x = detached(x)
@@ -144,12 +144,12 @@ def _elementwise(kind: str) -> bool:
 
 
 class CAM(Baseline):
-    """A class activation map of the last feature map, enlarged to the picture, in [0, 1].
+    """A class activation map of the last feature map, enlarged to the image, in [0, 1].
 
     Args:
         model: the network.
         algorithm: name of the class in ``pytorch_grad_cam``.
-        batch_size: masked pictures at a time, for methods that mask.
+        batch_size: masked images at a time, for methods that mask.
     """
 
     def __init__(self, model: nn.Module, algorithm: str, batch_size: int = 32) -> None:
@@ -160,11 +160,11 @@ class CAM(Baseline):
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         targets = [self.make_target(index) for index in classes.tolist()]
-        silence = io.StringIO()  # the library draws a progress bar for every picture
+        silence = io.StringIO()  # the library draws a progress bar for every image
         feature_map, channels = network.feature_map()
         with self.algorithm(network, [feature_map], lambda features: features.movedim(channels, 1)) as cam:
             cam.compute_input_gradient, cam.batch_size = cam.uses_gradients, self.batch_size
-            # Methods that mask hold every channel's picture at once: one picture at a time, so that memory is bounded.
+            # Methods that mask hold every channel's image at once: one image at a time, so that memory is bounded.
             size = len(x) if cam.uses_gradients else 1
             with contextlib.redirect_stderr(silence):
                 maps = [cam(x[k : k + size], targets[k : k + size]) for k in range(0, len(x), size)]
@@ -172,7 +172,7 @@ class CAM(Baseline):
 
 
 class Random(Baseline):
-    """Uniform random numbers in [0, 1), a function of the picture's values: what chance reaches.
+    """Uniform random numbers in [0, 1), a function of the image's values: what chance reaches.
 
     Args:
         model: the network.
@@ -185,11 +185,11 @@ class Random(Baseline):
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         maps = []
-        for picture in x.double().cpu():
-            positions = torch.arange(1, picture.numel() + 1, dtype=torch.float64)
-            number = int((picture.flatten() * positions.cos()).sum().mul(1e6).round().item())
+        for image in x.double().cpu():
+            positions = torch.arange(1, image.numel() + 1, dtype=torch.float64)
+            number = int((image.flatten() * positions.cos()).sum().mul(1e6).round().item())
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
-            maps.append(torch.rand(picture.shape[1:], generator=generator, dtype=torch.float32))
+            maps.append(torch.rand(image.shape[1:], generator=generator, dtype=torch.float32))
         return torch.stack(maps).to(x), None
 
 

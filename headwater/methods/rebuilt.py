@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwater.engine.graph import Constant, Graph, Operation, Value, Weight
+from headwater.engine.layers import Layer, Lookup
+from headwater.engine.weights import check_finite, live_tensors
 from headwater.errors import InputError
-from headwater.graph import Constant, Graph, Operation, Value, Weight
-from headwater.layers import Layer, Lookup
-from headwater.weights import check_finite, live_tensors
 
 
 class Rebuilt(nn.Module):
     """The network of ``graph`` with the weights of ``model``, in eval mode.
 
     Args:
-        graph: list of operations, for pictures of one size.
+        graph: list of operations, for images of one size.
         model: whose weights are looked up.
         addition: makes the module for an addition of two values; one of torch's operations by default.
     """
@@ -93,7 +93,7 @@ _POOLING = ("avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 
 
 class _Call(nn.Module):
-    """Any operation without a module class of its own; takes the values of the picture, and nothing else."""
+    """Any operation without a module class of its own; takes the values of the image, and nothing else."""
 
     def __init__(self, operation: Operation, lookup: Lookup) -> None:
         super().__init__()

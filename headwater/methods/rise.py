@@ -1,4 +1,4 @@
-"""RISE: which parts of a picture, when shown, raise the class probability, by showing random parts."""
+"""RISE: which parts of an image, when shown, raise the class probability, by showing random parts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.checks import check_module, check_pictures
+from headwater.engine.explanation import Explanation
+from headwater.engine.graph import shared_copy
+from headwater.engine.guards.checks import check_images, check_module
+from headwater.engine.guards.modes import computing
+from headwater.engine.seed import Target, check_target
 from headwater.errors import InputError
-from headwater.explanation import Explanation
-from headwater.graph import skeleton
-from headwater.modes import computing
-from headwater.seed import Target, check_target
 
 Progress = Callable[[int, int], None]
 """Told after each batch: masks done, masks in all."""
@@ -24,20 +24,20 @@ class Rise:
     r"""RISE for one model.
 
     Source: Petsiuk et al. 2018. Random masks of cells are enlarged bilinearly and shifted at random; the map is the
-    mean of the masks, each weighted by the class probability of the masked picture:
+    mean of the masks, each weighted by the class probability of the masked image:
 
     .. math:: S_i = \frac{1}{N p} \sum_{k=1}^{N} f(x \odot M_k)\, M_{k,i}
 
-    Hidden parts are 0 in the network's own normalisation. All pictures see the same masks, so they do not influence
+    Hidden parts are 0 in the network's own normalisation. All images see the same masks, so they do not influence
     each other, and the same seed gives the same map. Masks are made batch by batch: memory does not grow with their
     number.
 
     Args:
-        model: maps pictures to logits ``(N, K)``; it is not changed, and runs as in eval mode.
+        model: maps images to logits ``(N, K)``; it is not changed, and runs as in eval mode.
         masks: how many; 5,000 in Doublet et al.
         cells: of a mask, along each side; 9 there.
         keep: probability p that a cell is shown, in (0, 1]; 0.3 there.
-        batch_size: masked pictures at a time.
+        batch_size: masked images at a time.
         seed: of the masks.
         progress: called after every batch.
 
@@ -69,25 +69,25 @@ class Rise:
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
     def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """Explain pictures ``(N, C, H, W)``; the predicted class where no target is given.
+        """Explain images ``(N, C, H, W)``; the predicted class where no target is given.
 
         Raises:
-            InputError: the pictures or the target do not fit.
+            InputError: the images or the target do not fit.
         """
-        check_pictures(x, self.model)
+        check_images(x, self.model)
         with computing(x):
             return self._explain(x.detach(), target)
 
     def _explain(self, x: Tensor, target: Target) -> Explanation:
-        network = skeleton(self.model)
+        network = shared_copy(self.model)
         logits = network(x)
         if logits.ndim != 2:
             raise InputError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
         classes = check_target(target, logits)
         heatmap, done = x.new_zeros((len(x), *x.shape[2:])), 0
         for masks in self.draw(tuple(x.shape[2:]), x):
-            for k, picture in enumerate(x):
-                shown = (picture * masks[:, None]).contiguous(memory_format=torch.channels_last)
+            for k, image in enumerate(x):
+                shown = (image * masks[:, None]).contiguous(memory_format=torch.channels_last)
                 score = network(shown).softmax(1)[:, classes[k]]
                 heatmap[k] += torch.einsum("m,mhw->hw", score, masks)
             done += len(masks)
@@ -101,7 +101,7 @@ class Rise:
         )
 
     def draw(self, size: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
-        """The masks for pictures of ``size``, in [0, 1], in batches ``(B, H, W)`` on the device of ``like``."""
+        """The masks for images of ``size``, in [0, 1], in batches ``(B, H, W)`` on the device of ``like``."""
         generator = torch.Generator().manual_seed(self.seed)
         cell = [math.ceil(side / self.cells) for side in size]
         enlarged = [(self.cells + 1) * c for c in cell]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from headwater.checks import check_maps
+from headwater.engine.guards.checks import check_maps
 from headwater.metrics.localisation import relevance_mass
 
 Failure = Literal["IA", "OA", "WA"]

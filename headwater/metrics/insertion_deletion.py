@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.checks import check_classes, check_maps, check_pictures, check_whole
+from headwater.engine.graph import shared_copy
+from headwater.engine.guards.checks import check_classes, check_images, check_maps, check_whole
 from headwater.errors import InputError
-from headwater.graph import skeleton
 
 Protocol = Literal["published", "budget"]
 Baseline = Literal["black", "mean", "blur"]
@@ -23,7 +23,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class InsertionDeletion:
-    """Curves and the areas under them, for each picture.
+    """Curves and the areas under them, for each image.
 
     Attributes:
         insertion: area under the insertion curve, ``(N,)``, in [0, 1]; the higher the better.
@@ -62,7 +62,7 @@ def insertion_deletion(
     batch_size: int = 32,
     seed: int = 42,
 ) -> InsertionDeletion:
-    """Insert pixels into an empty picture, and delete them from the full one, in the order of a map.
+    """Insert pixels into an empty image, and delete them from the full one, in the order of a map.
 
     Source: Petsiuk et al. 2018; the published protocol is that of Otsuki et al. 2024.
 
@@ -71,24 +71,24 @@ def insertion_deletion(
     there is no point without pixels. The area is the trapezoid over evenly spaced points.
 
     ``"budget"``: exactly ``k step`` pixels at point k, from none to all, ties broken at random (``seed``; the same
-    order for every picture). The area is the trapezoid over the part of the pixels.
+    order for every image). The area is the trapezoid over the part of the pixels.
 
     A constant map lets everything enter at the first point of ``"published"``, and is a random order in ``"budget"``.
 
     Args:
-        model: maps pictures to logits ``(N, K)``; it is not changed, and runs as in eval mode.
-        x: pictures ``(N, C, H, W)``, normalised as the network expects.
-        heatmap: one map a picture ``(N, h, w)``; a map smaller than the picture is enlarged bilinearly, pixel centres
+        model: maps images to logits ``(N, K)``; it is not changed, and runs as in eval mode.
+        x: images ``(N, C, H, W)``, normalised as the network expects.
+        heatmap: one map an image ``(N, h, w)``; a map smaller than the image is enlarged bilinearly, pixel centres
             aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
         label: class whose probability is followed, one or ``(N,)``; the protocol wants the true one.
         protocol: see above.
         step: pixels between two points, at least 1 and fewer than the image has.
         baseline: what takes the place of missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
-            it), ``"blur"`` (the picture, blurred by a Gaussian of a tenth of its side), or pictures shaped as ``x``.
+            it), ``"blur"`` (the image, blurred by a Gaussian of a tenth of its side), or images shaped as ``x``.
         mean: of each channel in the network's normalisation, for ``"black"``.
         std: likewise.
         resolution: rank cells of a grid of so many rows and columns instead of pixels; ``step`` then counts cells.
-        batch_size: pictures at a time in the network.
+        batch_size: images at a time in the network.
         seed: of the random order of ties.
 
     Raises:
@@ -102,13 +102,13 @@ def insertion_deletion(
     >>> result.id.shape, result.insertion_curve.shape
     (torch.Size([2]), torch.Size([2, 9]))
     """
-    check_pictures(x, model)
+    check_images(x, model)
     check_maps(heatmap)
     size = tuple(x.shape[2:]) if resolution is None else _grid(resolution)
     _check(x, heatmap, protocol, step, batch_size, math.prod(size))
     check_whole(seed, "seed", -(2**63), 2**63 - 1)
     with torch.no_grad():
-        network = skeleton(model)
+        network = shared_copy(model)
         rank, ordered = _rank(heatmap.to(x.device), size, protocol, seed)
         counts = _counts(ordered, protocol, step)
         missing = _missing(x, baseline, mean, std)
@@ -155,7 +155,7 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
     """What stands where pixels are missing, shaped as ``x``."""
     if isinstance(baseline, Tensor):
         if baseline.shape != x.shape:
-            raise InputError(f"baseline is {tuple(baseline.shape)}, the pictures are {tuple(x.shape)}")
+            raise InputError(f"baseline is {tuple(baseline.shape)}, the images are {tuple(x.shape)}")
         return baseline.to(x)
     if baseline == "black":
         try:
@@ -171,7 +171,7 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
         return torch.zeros_like(x)
     if baseline == "blur":
         return _blurred(x)
-    raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))} or pictures, got {baseline!r}")
+    raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))} or images, got {baseline!r}")
 
 
 def _blurred(x: Tensor) -> Tensor:
@@ -189,17 +189,17 @@ def _blurred(x: Tensor) -> Tensor:
 def _curves(
     network: nn.Module, x: Tensor, missing: Tensor, rank: Tensor, counts: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Probability of the label at each point of both curves, every different picture evaluated once, in full batches.
+    """Probability of the label at each point of both curves, every different image evaluated once, in full batches.
 
-    A job is a picture with its first ``count`` pixels (insertion), or without them (deletion). A deletion of nothing
+    A job is an image with its first ``count`` pixels (insertion), or without them (deletion). A deletion of nothing
     is the insertion of everything, and the other way round.
     """
     pixels = rank[0].numel()
-    picture = torch.arange(len(x), device=x.device)[:, None].expand_as(counts)
-    inserted = torch.stack([picture, torch.zeros_like(counts), counts], 2)
-    deleted = torch.stack([picture, torch.ones_like(counts), counts], 2)
+    image = torch.arange(len(x), device=x.device)[:, None].expand_as(counts)
+    inserted = torch.stack([image, torch.zeros_like(counts), counts], 2)
+    deleted = torch.stack([image, torch.ones_like(counts), counts], 2)
     ends = (counts == 0) | (counts == pixels)
-    deleted = torch.where(ends[..., None], torch.stack([picture, 0 * counts, pixels - counts], 2), deleted)
+    deleted = torch.where(ends[..., None], torch.stack([image, 0 * counts, pixels - counts], 2), deleted)
     jobs, where = torch.stack([inserted, deleted]).flatten(0, 2).unique(dim=0, return_inverse=True)
     probabilities = torch.empty(len(jobs), device=x.device, dtype=x.dtype)
     for start in range(0, len(jobs), batch_size):
@@ -236,10 +236,10 @@ def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int
     if step >= pixels:
         raise InputError(f"a step of {step} leaves no curve on images of {pixels} pixels (or cells); take fewer")
     if len(x) != len(heatmap):
-        raise InputError(f"there must be one map a picture, got {len(heatmap)} maps for {len(x)} pictures")
+        raise InputError(f"there must be one map an image, got {len(heatmap)} maps for {len(x)} images")
     if heatmap.shape[1] > x.shape[2] or heatmap.shape[2] > x.shape[3]:
         raise InputError(
-            f"maps of {tuple(heatmap.shape[1:])} are larger than the pictures {tuple(x.shape[2:])}; reduce them first"
+            f"maps of {tuple(heatmap.shape[1:])} are larger than the images {tuple(x.shape[2:])}; reduce them first"
         )
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.checks import check_maps
+from headwater.engine.guards.checks import check_maps
 from headwater.errors import InputError
 
 
@@ -77,7 +77,7 @@ def _flat(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError(f"maps and masks must be (N, H, W), got {tuple(heatmap.shape)} and {tuple(mask.shape)}")
     inside = (mask != 0).to(heatmap.device)
     if not inside.flatten(1).any(1).all():
-        raise InputError("a mask is empty; leave out pictures without a box")
+        raise InputError("a mask is empty; leave out images without a box")
     if heatmap.shape != mask.shape:
         heatmap = functional.interpolate(heatmap[:, None], mask.shape[1:], mode="bilinear", align_corners=False)[:, 0]
     return heatmap.flatten(1), inside.flatten(1)

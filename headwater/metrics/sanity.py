@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from headwater.engine.explanation import Explanation
 from headwater.errors import InputError
-from headwater.explanation import Explanation
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def randomisation(
 ) -> Randomisation:
     """Randomise the layers of a copy of ``model`` from the output down and compare the maps.
 
-    Source: Adebayo et al. 2018 (cascading randomisation). A map that stays the same has explained the picture or the
+    Source: Adebayo et al. 2018 (cascading randomisation). A map that stays the same has explained the image or the
     architecture, not what the network learned.
 
     Args:
         model: the trained network; it is copied, not changed.
         make_method: makes a method for a network, for example ``lambda m: headwater.load_method("gradcam", m)``.
-        x: pictures ``(N, C, H, W)``.
+        x: images ``(N, C, H, W)``.
         target: class to explain, one or ``(N,)``; kept while the network changes.
         comparisons: how often the maps are compared: after evenly many further layers, and after the last.
         seed: of the random weights.

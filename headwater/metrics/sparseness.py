@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwater.checks import check_maps
+from headwater.engine.guards.checks import check_maps
 
 
 def gini(heatmap: Tensor) -> Tensor:

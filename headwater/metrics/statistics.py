@@ -52,11 +52,11 @@ def paired_p_values(values: Mapping[str, Sequence[float]], reference: str) -> di
     """Two-sided paired t-test of every other method against ``reference``, corrected by Holm's procedure.
 
     Args:
-        values: for each method one value a picture, in the same order; pictures missing (NaN) in either are left out.
+        values: for each method one value per image, in the same order; images missing (NaN) in either are left out.
         reference: the method compared against.
 
     Returns:
-        Corrected p-value of each other method; 1 where all differences are 0, NaN for fewer than two pictures.
+        Corrected p-value of each other method; 1 where all differences are 0, NaN for fewer than two images.
 
     Raises:
         InputError: the reference is not among the methods, or the lengths differ.
@@ -64,7 +64,7 @@ def paired_p_values(values: Mapping[str, Sequence[float]], reference: str) -> di
     if reference not in values:
         raise InputError(f"{reference!r} is not among {', '.join(values)}")
     if len({len(v) for v in values.values()}) != 1:
-        raise InputError("every method needs one value for each picture")
+        raise InputError("every method needs one value for each image")
     raw: dict[str, float] = {}
     for method, mine in values.items():
         if method == reference:

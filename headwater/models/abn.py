@@ -16,7 +16,7 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 @dataclass(frozen=True)
 class Attended:
-    """What an attention branch network says of pictures.
+    """What an attention branch network says of images.
 
     Attributes:
         logits: of the perception branch, the network's answer, ``(N, K)``.
@@ -50,7 +50,7 @@ class AttentionBranchNetwork(nn.Module):
     Raises:
         InputError: the backbone is not a torchvision ResNet, or ``after`` is not one of these stages.
 
-    Shape: pictures ``(N, 3, H, W)``; logits ``(N, K)``.
+    Shape: images ``(N, 3, H, W)``; logits ``(N, K)``.
 
     >>> import torch, torchvision
     >>> network = AttentionBranchNetwork(torchvision.models.resnet18(num_classes=5)).eval()

@@ -51,7 +51,7 @@ class ModelCard:
     Attributes:
         name: the name it was loaded by.
         weights: where the weights come from.
-        preprocessing: from a picture to the network's input.
+        preprocessing: from an image to the network's input.
         classes: class names in the order of the logits; ``None`` where they are not known.
         wnids: the classes' WordNet numbers (``n02123045``), likewise.
     """
@@ -113,12 +113,12 @@ def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> Mod
 
 
 def network_input(
-    model: nn.Module, pictures: Sequence[Image.Image], preprocessing: Preprocessing | None = None
+    model: nn.Module, images: Sequence[Image.Image], preprocessing: Preprocessing | None = None
 ) -> Tensor:
-    """Pictures as the model takes them, ``(N, C, H, W)``, on its device and in its dtype."""
+    """Images as the model takes them, ``(N, C, H, W)``, on its device and in its dtype."""
     prepare = card_of(model, preprocessing).preprocessing
     reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.stack([prepare(picture) for picture in pictures]).to(reference.device, reference.dtype)
+    return torch.stack([prepare(image) for image in images]).to(reference.device, reference.dtype)
 
 
 def load_model(

@@ -1,4 +1,4 @@
-"""The bundled network: a small bottleneck ResNet for 64x64 pictures of twenty everyday classes."""
+"""The bundled network: a small bottleneck ResNet for 64x64 images of twenty everyday classes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SIZE = 64
 RESIZE = 76
-"""Short side of a photograph before its centre is cut out: training crops show 0.84 of a picture's side on average."""
+"""Short side of a photograph before its centre is cut out: training crops show 0.84 of an image's side on average."""
 
 
 class Tiny20(nn.Module):
@@ -71,7 +71,7 @@ class Tiny20(nn.Module):
         depths: blocks per stage; the first of each has a projected shortcut.
         num_classes: number of logits.
 
-    Shape: pictures ``(N, 3, H, W)``, trained at 64x64, any size works; logits ``(N, num_classes)``.
+    Shape: images ``(N, 3, H, W)``, trained at 64x64, any size works; logits ``(N, num_classes)``.
 
     >>> import torch
     >>> Tiny20()(torch.zeros(2, 3, 64, 64)).shape

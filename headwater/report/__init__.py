@@ -1,7 +1,7 @@
-"""Pictures and figures."""
+"""Images and figures."""
 
 from headwater.report.flow import flow_figure
-from headwater.report.pictures import Labels, Style, figure, overlay
+from headwater.report.images import Labels, Style, figure, overlay
 from headwater.report.sheet import contact_sheet
 from headwater.report.stages import c3_figure
 

@@ -39,7 +39,7 @@ class Accuracy:
         """From the rows of :func:`headwater.evaluate` of one network; ``None`` where they do not tell."""
         if not {"predicted", "label", "label_source", "classes"} <= set(table):
             return None
-        rows = table[table["error"].isna()].drop_duplicates("picture")
+        rows = table[table["error"].isna()].drop_duplicates("image")
         if rows.empty:
             return None
         right = int((rows["predicted"] == rows["label"]).sum())

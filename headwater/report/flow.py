@@ -1,4 +1,4 @@
-"""The river picture of a network: at every join, how much relevance took the skip and how much the branch."""
+"""The river image of a network: at every join, how much relevance took the skip and how much the branch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from headwater.engine.flow import Flow, JoinFlow
 from headwater.errors import InputError
-from headwater.flow import Flow, JoinFlow
-from headwater.report.pictures import as_png
+from headwater.report.images import as_png
 
 _PER_ROW = 16
 _COLOURS = {"skip": "#2a7fb8", "branch": "#e08a2e", "river": "#8fa3ad"}
 
 
 def flow_figure(flow: Flow, title: str = "") -> bytes:
-    """Draw the mean over the pictures of ``flow``, from the picture's end (left) to the prediction (right), as PNG.
+    """Draw the mean over the images of ``flow``, from the image's end (left) to the prediction (right), as PNG.
 
     Every join is a fork: the upper ribbon is the skip, the lower the branch, their thickness the relevance that went
     through them, as parts of the largest relevance at a join. The numbers are percent of the join's own relevance.

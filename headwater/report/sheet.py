@@ -1,4 +1,4 @@
-"""Many pictures on one sheet."""
+"""Many images on one sheet."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headwater.errors import InputError
-from headwater.report.pictures import as_png
+from headwater.report.images import as_png
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], titles: Sequence[str], columns: int = 5, side: float = 2.2) -> bytes:
-    """Pictures in rows, each with its title, as PNG.
+def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 5, side: float = 2.2) -> bytes:
+    """Images in rows, each with its title, as PNG.
 
     Args:
-        pictures: RGB ``(H, W, 3)``, uint8 or float in [0, 1].
-        titles: one a picture.
-        columns: pictures in a row.
-        side: width of a picture, in inches.
+        images: RGB ``(H, W, 3)``, uint8 or float in [0, 1].
+        titles: one per image.
+        columns: images in a row.
+        side: width of an image, in inches.
 
     Raises:
-        InputError: no pictures, or not as many titles.
+        InputError: no images, or not as many titles.
     """
-    if not pictures or len(pictures) != len(titles):
-        raise InputError(f"a sheet needs pictures and a title for each, got {len(pictures)} and {len(titles)}")
-    rows = -(-len(pictures) // columns)
+    if not images or len(images) != len(titles):
+        raise InputError(f"a sheet needs images and a title for each, got {len(images)} and {len(titles)}")
+    rows = -(-len(images) // columns)
     canvas = Figure(figsize=(side * columns, (side + 0.2) * rows), dpi=110)
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
-        axis.imshow(picture, interpolation="none")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image, interpolation="none")
         axis.set_title(title, fontsize=8)
     canvas.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.22 / canvas.get_figheight(), 0.03, 0.14)
     return as_png(canvas)

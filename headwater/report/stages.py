@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headwater.errors import InputError
 from headwater.heatmaps import above_threshold, c3, largest_component, largest_contour, reduced_map
-from headwater.report.pictures import Style, as_png, shown
+from headwater.report.images import Style, as_png, shown
 
 
 def c3_figure(heatmap: Tensor, size: int = 28, threshold: float | None = None, style: Style | None = None) -> bytes:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from headwater.metrics.statistics import Summary, paired_p_values, summarise
 from headwater.report.accuracy import PREDICTED_LABELS, Accuracy
-from headwater.report.pictures import as_png
+from headwater.report.images import as_png
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +47,7 @@ class SummaryTable:
         cells: summary by method and measure.
         p_values: for each ID measure, corrected p-value of each method against ``against``.
         against: for each ID measure, the baseline with the highest mean; missing where there is none.
-        failed: pictures that could not be read.
+        failed: images that could not be read.
         accuracy: how often the network was right; ``None`` over several networks.
     """
 
@@ -68,7 +68,7 @@ class SummaryTable:
             baselines: methods that the others are tested against.
         """
         methods = tuple(dict.fromkeys(table["method"]))
-        by_method = {m: table[table["method"] == m].sort_values("picture", kind="stable") for m in methods}
+        by_method = {m: table[table["method"] == m].sort_values("image", kind="stable") for m in methods}
         measures = tuple(m for m in _NAMES if m in table and table[m].notna().any())
         cells = {(m, c): summarise(rows[c].tolist()) for m, rows in by_method.items() for c in measures}
         p_values, against = {}, {}
@@ -78,7 +78,7 @@ class SummaryTable:
                 best = max(candidates, key=lambda m: cells[m, measure].mean)
                 against[measure] = best
                 p_values[measure] = paired_p_values({m: by_method[m][measure].tolist() for m in methods}, best)
-        failed = int(table[table["error"].notna()]["picture"].nunique())
+        failed = int(table[table["error"].notna()]["image"].nunique())
         return cls(methods, measures, cells, p_values, against, failed, Accuracy.of(table))
 
     def csv(self) -> str:
@@ -136,7 +136,7 @@ class SummaryTable:
         for measure, best in self.against.items():
             parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
         if self.failed:
-            parts.append(f"{self.failed} pictures could not be read and are left out.")
+            parts.append(f"{self.failed} images could not be read and are left out.")
         return " ".join(parts)
 
     def _text(self, method: str, measure: str, between: str) -> str:

@@ -1,6 +1,6 @@
 """Training of the papers' classifiers: ``headwater train cub-resnet50`` and ``cub-abn``.
 
-Every random choice is a function of the seed, the epoch and the picture, and a checkpoint is left after every epoch: a
+Every random choice is a function of the seed, the epoch and the image, and a checkpoint is left after every epoch: a
 killed run that is started again ends in the same weights.
 """
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from headwater.data.labelled import LabelledPicture, load_labelled
+from headwater.data.labelled import LabelledImage, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DataError
 from headwater.files import write_bytes, write_text
@@ -31,7 +31,7 @@ from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
 from headwater.run_folder import claim
 from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
-from headwater.training.recipes import Recipe, Split, split_pictures
+from headwater.training.recipes import Recipe, Split, split_images
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TrainedClassifier:
 
     Attributes:
         folder: the run folder, which :func:`headwater.load_model` takes.
-        accuracy: part of the test pictures that are predicted right, in [0, 1].
+        accuracy: part of the test images that are predicted right, in [0, 1].
         epochs: how many were trained.
     """
 
@@ -49,11 +49,11 @@ class TrainedClassifier:
     epochs: int
 
 
-class TrainingPictures(Dataset[tuple[Tensor, int]]):
-    """Training pictures, augmented; an item is addressed by ``(epoch, index)`` and depends on nothing else."""
+class TrainingImages(Dataset[tuple[Tensor, int]]):
+    """Training images, augmented; an item is addressed by ``(epoch, index)`` and depends on nothing else."""
 
-    def __init__(self, pictures: Sequence[LabelledPicture], recipe: Recipe, preprocessing: Preprocessing) -> None:
-        self.pictures, self.seed = pictures, recipe.seed
+    def __init__(self, images: Sequence[LabelledImage], recipe: Recipe, preprocessing: Preprocessing) -> None:
+        self.images, self.seed = images, recipe.seed
         larger = round(recipe.size * 8 / 7)
         steps: list[nn.Module] = [v2.Resize((larger, larger), antialias=True)]
         if recipe.rotation:
@@ -66,27 +66,27 @@ class TrainingPictures(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, index = key
-        picture = self.pictures[index]
+        image = self.images[index]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.seed * 10_007 + epoch) * 1_000_003 + index)
-            return self.transform(picture.open()), picture.label
+            return self.transform(image.open()), image.label
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
-class PlainPictures(Dataset[tuple[Tensor, int]]):
-    """Pictures as they are explained and measured later."""
+class PlainImages(Dataset[tuple[Tensor, int]]):
+    """Images as they are explained and measured later."""
 
-    def __init__(self, pictures: Sequence[LabelledPicture], preprocessing: Preprocessing) -> None:
-        self.pictures, self.preprocessing = pictures, preprocessing
+    def __init__(self, images: Sequence[LabelledImage], preprocessing: Preprocessing) -> None:
+        self.images, self.preprocessing = images, preprocessing
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture = self.pictures[index]
-        return self.preprocessing(picture.open()), picture.label
+        image = self.images[index]
+        return self.preprocessing(image.open()), image.label
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
 
 class ClassifierTraining(lightning.LightningModule):
@@ -99,13 +99,13 @@ class ClassifierTraining(lightning.LightningModule):
             torch.manual_seed(recipe.seed)
             self.network = start_network(recipe, classes).to(memory_format=torch.channels_last)
 
-    def loss(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and the logits that are the network's answer."""
-        pictures = pictures.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
         if not isinstance(self.network, AttentionBranchNetwork):
-            logits = self.network(pictures)
+            logits = self.network(images)
             return functional.cross_entropy(logits, labels), logits
-        said = self.network.attend(pictures)
+        said = self.network.attend(images)
         both = functional.cross_entropy(said.logits, labels) + functional.cross_entropy(said.branch_logits, labels)
         return both, said.logits
 
@@ -174,15 +174,15 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train a classifier on a labelled folder; resume if ``out`` holds an unfinished run, return it if a finished one.
 
-    Writes ``recipe.json``, ``split.json`` (names of the pictures of each part), ``checkpoints/``, ``logs/``, and at the
+    Writes ``recipe.json``, ``split.json`` (names of the images of each part), ``checkpoints/``, ``logs/``, and at the
     end ``model.safetensors`` (the epoch of the lowest validation loss), ``card.json`` and ``accuracy.json``.
 
     Args:
         data: a folder with a split for training and one for testing, see :func:`headwater.data.load_labelled`.
         out: the run folder.
         recipe: every number that shapes the weights.
-        test_split: what the data call their pictures for testing.
-        workers: processes that load pictures.
+        test_split: what the data call their images for testing.
+        workers: processes that load images.
         devices: Lightning's: ``"auto"``, or how many.
         progress_bar: draw one; else one line an epoch.
 
@@ -194,8 +194,8 @@ def train_classifier(
     out = Path(out)
     train, test = load_labelled(data, "train"), load_labelled(data, test_split)
     if train.classes is None or train.classes != test.classes:
-        raise DataError(f"{data}: training and test pictures have different classes")
-    split = split_pictures(train, test, recipe.validation, recipe.seed)
+        raise DataError(f"{data}: training and test images have different classes")
+    split = split_images(train, test, recipe.validation, recipe.seed)
     claim(out, asdict(recipe), "recipe.json")
     _claim_split(out, split)
     done = out / "accuracy.json"
@@ -228,13 +228,13 @@ def train_classifier(
     )
     shared: Mapping[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     train_loader = DataLoader(
-        TrainingPictures(split.train, recipe, preprocessing),
+        TrainingImages(split.train, recipe, preprocessing),
         recipe.batch_size,
         sampler=EpochOrder(len(split.train), recipe.seed),
         drop_last=True,
         **shared,
     )
-    val_loader = DataLoader(PlainPictures(split.validation, preprocessing), recipe.batch_size, **shared)
+    val_loader = DataLoader(PlainImages(split.validation, preprocessing), recipe.batch_size, **shared)
     last = out / "checkpoints" / "last.ckpt"
     trainer.fit(module, train_loader, val_loader, ckpt_path=last if last.is_file() else None, weights_only=True)
     state = torch.load(out / "checkpoints" / "best.ckpt", map_location="cpu", weights_only=True)["state_dict"]
@@ -268,7 +268,7 @@ def _claim_split(out: Path, split: Split) -> None:
 
 
 def _loggers(out: Path) -> list[Logger]:
-    """CSV always, TensorBoard where it is installed; a folder a start, so a resumed run keeps the log before."""
+    """CSV always, TensorBoard where it is installed; a folder per start, so a resumed run keeps the log before."""
     loggers: list[Logger] = [CSVLogger(out, name="logs")]
     if find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(out, name="tensorboard"))
@@ -278,14 +278,14 @@ def _loggers(out: Path) -> list[Logger]:
 @torch.no_grad()
 def accuracy_on(
     network: nn.Module,
-    pictures: Sequence[LabelledPicture],
+    images: Sequence[LabelledImage],
     preprocessing: Preprocessing,
     batch_size: int = 32,
     workers: int = 0,
 ) -> float:
-    """Part of the pictures that the network predicts right, in [0, 1]."""
+    """Part of the images that the network predicts right, in [0, 1]."""
     network.eval()
     device, right = next(network.parameters()).device, 0
-    for given, labels in DataLoader(PlainPictures(pictures, preprocessing), batch_size, num_workers=workers):
+    for given, labels in DataLoader(PlainImages(images, preprocessing), batch_size, num_workers=workers):
         right += int((network(given.to(device)).argmax(1).cpu() == labels).sum())
-    return right / len(pictures)
+    return right / len(images)

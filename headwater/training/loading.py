@@ -19,7 +19,7 @@ from headwater.files import write_bytes
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
-    """Every picture once, shuffled, as ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``.
+    """Every image once, shuffled, as ``(epoch, index)``; Lightning announces the epoch through ``set_epoch``.
 
     With several processes each takes its share of the same order.
     """

@@ -1,11 +1,11 @@
-"""What both papers say of how their networks were trained, and the split of the pictures."""
+"""What both papers say of how their networks were trained, and the split of the images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headwater.data.labelled import LabelledPicture, LabelledPictures
+from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.errors import DataError
 
 
@@ -18,9 +18,9 @@ class Recipe:
         arch: the network.
         attention_after: the stage that an attention branch follows; ``None`` for a network without one.
         start: weights to begin with: a member of torchvision's weights enum, ``"none"`` for random ones, or a file.
-        validation: pictures cut from the training set, as many of each class as possible.
-        size: side of the pictures, in pixels; they are stretched to it.
-        batch_size: pictures a step.
+        validation: images cut from the training set, as many of each class as possible.
+        size: side of the images, in pixels; they are stretched to it.
+        batch_size: images a step.
         epochs: at most.
         lr: learning rate of SGD.
         momentum: of SGD.
@@ -62,35 +62,35 @@ RECIPES = {
         brightness=0.2,
     ),
 }
-"""By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 pictures of CUB. Doublet et al.: 5,794 / 200 / 5,794, cut from
+"""By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 images of CUB. Doublet et al.: 5,794 / 200 / 5,794, cut from
 the official 5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how
 much it rotates and brightens is not printed; those two numbers are ours."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which picture serves what; no picture serves two purposes."""
+    """Which image serves what; no image serves two purposes."""
 
-    train: tuple[LabelledPicture, ...]
-    validation: tuple[LabelledPicture, ...]
-    test: tuple[LabelledPicture, ...]
+    train: tuple[LabelledImage, ...]
+    validation: tuple[LabelledImage, ...]
+    test: tuple[LabelledImage, ...]
 
     def names(self) -> dict[str, list[str]]:
-        """Names of the pictures, in their order, for the record."""
-        return {part: [picture.name for picture in getattr(self, part)] for part in ("train", "validation", "test")}
+        """Names of the images, in their order, for the record."""
+        return {part: [image.name for image in getattr(self, part)] for part in ("train", "validation", "test")}
 
 
-def split_pictures(train: LabelledPictures, test: LabelledPictures, validation: int, seed: int) -> Split:
-    """Cut ``validation`` pictures from the official training set, as many of each class as possible.
+def split_images(train: LabelledImages, test: LabelledImages, validation: int, seed: int) -> Split:
+    """Cut ``validation`` images from the official training set, as many of each class as possible.
 
     Raises:
-        DataError: there are too few pictures, or a class too few for its share.
+        DataError: there are too few images, or a class too few for its share.
     """
-    if not 1 <= validation < len(train.pictures):
-        raise DataError(f"{validation} validation pictures asked of {len(train.pictures)} for training")
-    held_out = {picture.name for picture in train.sample(validation, seed)}
+    if not 1 <= validation < len(train.images):
+        raise DataError(f"{validation} validation images asked of {len(train.images)} for training")
+    held_out = {image.name for image in train.sample(validation, seed)}
 
-    def chosen(pictures: Sequence[LabelledPicture], held: bool) -> tuple[LabelledPicture, ...]:
-        return tuple(picture for picture in pictures if (picture.name in held_out) == held)
+    def chosen(images: Sequence[LabelledImage], held: bool) -> tuple[LabelledImage, ...]:
+        return tuple(image for image in images if (image.name in held_out) == held)
 
-    return Split(chosen(train.pictures, False), chosen(train.pictures, True), test.pictures)
+    return Split(chosen(train.images, False), chosen(train.images, True), test.images)

@@ -1,9 +1,9 @@
 """Training of the bundled network: ``headwater train tiny20``.
 
-The recipe is written for two CPU cores and an hour and a half: pictures come small first and full size for the last
+The recipe is written for two CPU cores and an hour and a half: images come small first and full size for the last
 epochs, a one-cycle schedule, and augmentation in scale, colour and sharpness so that the network holds on
-photographs that were not made the way the training pictures were. Every random choice is a function of the seed,
-the epoch and the picture (or the step), so a killed run that is resumed ends in the same weights.
+photographs that were not made the way the training images were. Every random choice is a function of the seed,
+the epoch and the image (or the step), so a killed run that is resumed ends in the same weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
-from headwater.data.tiny20 import PictureSet, load_tiny20
+from headwater.data.tiny20 import ImageSet, load_tiny20
 from headwater.files import write_bytes, write_text
 from headwater.models.tiny20 import CLASSES, MEAN, STD, Tiny20
 from headwater.run_folder import claim
@@ -50,23 +50,23 @@ class Recipe:
     depths: tuple[int, ...] = (1, 2, 3, 2)
 
     def size(self, epoch: int) -> int:
-        """Side of the training pictures in this epoch, in pixels."""
+        """Side of the training images in this epoch, in pixels."""
         return self.full_size if epoch >= self.epochs - self.full_size_epochs else self.small_size
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a finished training leaves: the exported weights and what they reach on the validation pictures."""
+    """What a finished training leaves: the exported weights and what they reach on the validation images."""
 
     weights: Path
     accuracy: float
     accuracy_per_class: dict[str, float] = field(repr=False)
 
 
-class AugmentedPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Training pictures, augmented; an item is addressed by ``(epoch, index)`` and depends on nothing else."""
+class AugmentedImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Training images, augmented; an item is addressed by ``(epoch, index)`` and depends on nothing else."""
 
-    def __init__(self, data: PictureSet, recipe: Recipe) -> None:
+    def __init__(self, data: ImageSet, recipe: Recipe) -> None:
         self.data, self.recipe = data, recipe
         self.transforms = {size: self._transform(size) for size in (recipe.small_size, recipe.full_size)}
 
@@ -89,7 +89,7 @@ class AugmentedPictures(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed((self.recipe.seed * 10_007 + epoch) * 1_000_003 + index)
-            return self.transforms[self.recipe.size(epoch)](self.data.pictures[index]), self.data.labels[index]
+            return self.transforms[self.recipe.size(epoch)](self.data.images[index]), self.data.labels[index]
 
     def __len__(self) -> int:
         return len(self.data.labels)
@@ -107,14 +107,14 @@ class Tiny20Training(lightning.LightningModule):
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> torch.Tensor:
-        pictures, labels = batch
-        loss = self.loss(self.network(pictures.to(memory_format=torch.channels_last)), labels)
+        images, labels = batch
+        loss = self.loss(self.network(images.to(memory_format=torch.channels_last)), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_index: int) -> None:
-        pictures, labels = batch
-        logits = self.network(pictures)
+        images, labels = batch
+        logits = self.network(images)
         self.log("val_loss", nn.functional.cross_entropy(logits, labels))
         self.log("val_accuracy", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
 
@@ -136,7 +136,7 @@ class Tiny20Training(lightning.LightningModule):
 def train_tiny20(
     data: str | Path, out: str | Path, recipe: Recipe | None = None, progress_bar: bool = False
 ) -> TrainedModel:
-    """Train the bundled network on the tiny20 pictures below ``data``; resume if ``out`` holds an unfinished run.
+    """Train the bundled network on the tiny20 images below ``data``; resume if ``out`` holds an unfinished run.
 
     Writes ``recipe.json``, checkpoints and logs, and at the end ``tiny20.safetensors`` (half precision, the epoch
     of best validation accuracy) and ``accuracy.json``.
@@ -148,8 +148,8 @@ def train_tiny20(
     claim(out, asdict(recipe), "recipe.json")
     train, val = load_tiny20(data, "train"), load_tiny20(data, "val")
     order = EpochOrder(len(train.labels), recipe.seed)
-    train_loader = DataLoader(AugmentedPictures(train, recipe), recipe.batch_size, sampler=order, drop_last=True)
-    val_loader = DataLoader(TensorDataset(normalise(val.pictures), val.labels), batch_size=250)
+    train_loader = DataLoader(AugmentedImages(train, recipe), recipe.batch_size, sampler=order, drop_last=True)
+    val_loader = DataLoader(TensorDataset(normalise(val.images), val.labels), batch_size=250)
 
     module = Tiny20Training(recipe)
     checkpoints = out / "checkpoints"
@@ -161,7 +161,7 @@ def train_tiny20(
         accelerator="auto",
         devices=1,
         deterministic=True,
-        logger=CSVLogger(out, name="logs"),  # a folder a start: a resumed run keeps the log of the killed one
+        logger=CSVLogger(out, name="logs"),  # a folder per start: a resumed run keeps the log of the killed one
         plugins=[WholeCheckpoints()],
         callbacks=[best, TQDMProgressBar() if progress_bar else PlainProgress()],
         enable_progress_bar=progress_bar,
@@ -186,15 +186,15 @@ def train_tiny20(
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, data: PictureSet) -> tuple[float, dict[str, float]]:
-    """Top-1 accuracy over all pictures, and by class name."""
+def evaluate(network: nn.Module, data: ImageSet) -> tuple[float, dict[str, float]]:
+    """Top-1 accuracy over all images, and by class name."""
     network.eval()
-    predicted = torch.cat([network(chunk).argmax(1) for chunk in normalise(data.pictures).split(250)])
+    predicted = torch.cat([network(chunk).argmax(1) for chunk in normalise(data.images).split(250)])
     right = (predicted == data.labels).float()
     per_class = {name: right[data.labels == index].mean().item() for index, name in enumerate(CLASSES)}
     return right.mean().item(), per_class
 
 
-def normalise(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures uint8 ``(N, 3, H, W)`` as the network takes them."""
-    return v2.functional.normalize(pictures.float() / 255, list(MEAN), list(STD))
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Images uint8 ``(N, 3, H, W)`` as the network takes them."""
+    return v2.functional.normalize(images.float() / 255, list(MEAN), list(STD))

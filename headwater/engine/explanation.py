@@ -1,0 +1,94 @@
+"""What every explanation method returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from headwater.engine.flow import Flow
+
+
+@dataclass(frozen=True)
+class Conservation:
+    """How exactly relevance was conserved, per image.
+
+    Attributes:
+        seed: relevance that the sweep began with, ``(N,)``.
+        input: sum of relevance at the image, ``(N,)``.
+        checkpoints: sum of relevance at each checkpoint, ``(N,)``. At a cut it is the seed if nothing is lost; inside a
+            branch it is that branch's share.
+        cuts: names of the checkpoints that are cuts: all relevance passes there.
+        error: ``|input - seed| / |seed|``, ``(N,)``.
+    """
+
+    seed: Tensor
+    input: Tensor
+    checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
+    cuts: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> Tensor:
+        return self._error(self.input)
+
+    @property
+    def checkpoint_errors(self) -> dict[str, Tensor]:
+        """Relative error at each checkpoint that is a cut, ``(N,)``.
+
+        A checkpoint inside a branch has none: what should arrive there is not known beforehand.
+        """
+        return {place: self._error(self.checkpoints[place]) for place in self.cuts}
+
+    def _error(self, total: Tensor) -> Tensor:
+        smallest = torch.finfo(self.seed.dtype).tiny
+        return (total - self.seed).abs() / self.seed.abs().clamp(min=smallest)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps for a batch of images.
+
+    Attributes:
+        heatmap: relevance of each pixel, ``(N, H, W)``.
+        logits: the network's output, ``(N, K)``, or ``(N, K, H, W)`` for a network with per-pixel outputs.
+        probability: softmax probability of the explained class, ``(N,)``, in [0, 1]; its mean over the explained region
+            for a network with per-pixel outputs.
+        target: the explained class, long ``(N,)``.
+        relevance: relevance of each input value, ``(N, C, H, W)``; ``None`` for methods that have none.
+        checkpoints: relevance at the input of each asked module.
+        conservation: the account; ``None`` for methods that do not keep one.
+        flow: how relevance divided at each join; ``None`` for methods that do not tell.
+    """
+
+    heatmap: Tensor
+    logits: Tensor
+    probability: Tensor
+    target: Tensor
+    relevance: Tensor | None = None
+    checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
+    conservation: Conservation | None = None
+    flow: Flow | None = None
+
+    def select(self, index: int) -> Explanation:
+        """The explanation of one image, as a batch of one."""
+        part = slice(index, index + 1)
+        account = self.conservation
+        return Explanation(
+            heatmap=self.heatmap[part],
+            logits=self.logits[part],
+            probability=self.probability[part],
+            target=self.target[part],
+            relevance=None if self.relevance is None else self.relevance[part],
+            checkpoints={module: r[part] for module, r in self.checkpoints.items()},
+            conservation=None
+            if account is None
+            else Conservation(
+                account.seed[part],
+                account.input[part],
+                {module: total[part] for module, total in account.checkpoints.items()},
+                account.cuts,
+            ),
+            flow=None if self.flow is None else self.flow.select(index),
+        )

@@ -1,0 +1,142 @@
+"""Layer-wise relevance propagation: trace, run forward, seed, walk back, one rule a step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from headwater.engine.composites import Composite, load_composite, registry_version
+from headwater.engine.explanation import Conservation, Explanation
+from headwater.engine.graph import Graph, trace
+from headwater.engine.guards.checks import check_images, check_module
+from headwater.engine.guards.coupling import check_independence
+from headwater.engine.guards.kept import Kept
+from headwater.engine.guards.modes import computing, detached
+from headwater.engine.plan import Account, Plan, total
+from headwater.engine.seed import Region, Start, Target, check_start, make_seed
+from headwater.engine.weights import WeightStore
+from headwater.errors import InputError
+
+
+class LRP:
+    """Explains what a network saw, pixel by pixel, by layer-wise relevance propagation.
+
+    The network is never changed: it is read through ``torch.export``, its weights are looked up at each call, and it
+    is explained as in eval mode whatever mode it is in. Forward hooks are not part of the explained network.
+
+    Args:
+        model: any module that maps images ``(N, C, H, W)`` to logits ``(N, K)``, to one value per image ``(N,)``, or
+            to per-pixel logits ``(N, K, H, W)``.
+        composite: which rule goes where: a name (see :func:`list_composites`) or a :class:`Composite`.
+        output: which output to explain, if the model returns several: a key of its dict, a position in its tuple.
+
+    >>> import torch, headwater as hw
+    >>> model = hw.load_model("tiny20")
+    >>> x = torch.rand(2, 3, 64, 64)
+    >>> e = hw.LRP(model)(x)
+    >>> e.relevance.shape, e.heatmap.shape
+    (torch.Size([2, 3, 64, 64]), torch.Size([2, 64, 64]))
+    >>> bool((e.conservation.error < 1e-5).all())
+    True
+    """
+
+    def __init__(
+        self, model: nn.Module, composite: str | Composite = "otsuki2024", output: str | int | None = None
+    ) -> None:
+        check_module(model)
+        self.model = model
+        self.output = output
+        self.composite = load_composite(composite) if isinstance(composite, str) else composite
+        if not isinstance(self.composite, Composite):
+            raise InputError(f"composite must be a name or a Composite, got {type(composite).__name__}")
+        self._plans: Kept[Plan] = Kept()
+
+    def __call__(
+        self,
+        x: Tensor,
+        target: Target = None,
+        start: Start = "probability",
+        checkpoints: Sequence[str] | Literal["cuts"] | None = (),
+        region: Region = None,
+    ) -> Explanation:
+        """Explain images.
+
+        Args:
+            x: images ``(N, C, H, W)``, floating point, normalised as the network expects.
+            target: class to explain: ``None`` for the predicted one, an int for all images, or long ``(N,)``.
+            start: relevance to begin with: the softmax ``"probability"`` of the target, its ``"logit"``, or ``"one"``.
+                For a regression, ``"logit"`` is the predicted value.
+            checkpoints: module names, or ``None`` for none; the relevance at each module's input is returned too. Or
+                ``"cuts"``: relevance is added up at every value that all paths from image to output cross, see
+                :meth:`Graph.cuts`.
+            region: for a network with per-pixel outputs, which of them to explain: ``(row, column)``, or a mask
+                ``(H, W)`` or ``(N, H, W)`` of the output's size; ``None`` for those where the target is predicted. The
+                sweep begins with the mean over the region.
+
+        Returns:
+            An :class:`Explanation`; its tensors are on the device and of the dtype of ``x``.
+
+        Raises:
+            InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite.
+            TraceError: the network cannot be traced.
+            UnsupportedOperationError: the network has an operation without a rule.
+        """
+        check_images(x, self.model)
+        check_start(start)
+        plan = self._plan(x)
+        checkpoints = () if checkpoints is None else checkpoints
+        if checkpoints != "cuts" and (isinstance(checkpoints, str) or not isinstance(checkpoints, Collection)):
+            raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
+        if checkpoints == "cuts":
+            account = Account(len(x), add_up=plan.graph.cuts())
+            places = {name: name for name in account.add_up}
+        else:
+            places = {module: plan.input_of(module) for module in checkpoints}
+            account = Account(len(x), keep=set(places.values()))
+        with computing(x):
+            plan.weights.refresh()
+            laid_out = detached(x).contiguous(memory_format=torch.channels_last)
+            output, values, shapes = plan.forward(laid_out)
+            begin = make_seed(output, len(x), target, start, region)
+            relevance = plan.backward(begin.seed, values, shapes, account)
+        seed = total(begin.relevance[:, None], len(x))
+        totals = {place: account.totals[name] for place, name in places.items() if name in account.totals}
+        return Explanation(
+            heatmap=relevance.sum(1),
+            logits=begin.logits,
+            probability=begin.probability,
+            target=begin.target,
+            relevance=relevance.contiguous(),
+            checkpoints={place: account.relevance[name] for place, name in places.items() if name in account.relevance},
+            conservation=Conservation(
+                seed, total(relevance, len(x)), totals, tuple(p for p in totals if places[p] in plan.cuts)
+            ),
+            flow=plan.flow(account),
+        )
+
+    def graph(self, x: Tensor) -> Graph:
+        """The list of operations that images of this size go through."""
+        return self._plan(x).graph
+
+    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+        """Captum's convention: the relevance of each input value, shaped as ``inputs``."""
+        relevance = self(inputs, target).relevance
+        assert relevance is not None
+        return relevance
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles without the plans, which are made again at the first call."""
+        return {**self.__dict__, "_plans": Kept()}
+
+    def _plan(self, x: Tensor) -> Plan:
+        """The plan for images of this size, made on first sight and when the model or the registered rules change."""
+        return self._plans.get(self.model, x, lambda: self._make_plan(x), registry_version())
+
+    def _make_plan(self, x: Tensor) -> tuple[Plan, int | None]:
+        graph = trace(self.model, x, self.output)
+        names = [name for operation in graph.operations for name in operation.weights]
+        check_independence(graph, self.model, x)
+        return Plan(graph, self.composite, WeightStore(self.model, names, graph.constants())), graph.batch

@@ -1,0 +1,127 @@
+"""Where the sweep begins: relevance at the network's output, for the class and the place to be explained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from headwater.engine.guards.checks import check_classes
+from headwater.errors import InputError, TraceError
+
+Start = Literal["probability", "logit", "one"]
+Target = int | Tensor | None
+Region = tuple[int, int] | Tensor | None
+
+
+@dataclass(frozen=True)
+class Seed:
+    """The beginning of a sweep.
+
+    Attributes:
+        seed: relevance of the output, shaped as it.
+        relevance: its sum for each image, ``(N,)``.
+        logits: the output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
+        target: the explained class, long ``(N,)``.
+        probability: its softmax probability, its mean over the region for per-pixel outputs, ``(N,)``.
+    """
+
+    seed: Tensor
+    relevance: Tensor
+    logits: Tensor
+    target: Tensor
+    probability: Tensor
+
+
+def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region) -> Seed:
+    """The seed for an output ``(N,)``, ``(N, K)`` or ``(N, K, H, W)``.
+
+    Raises:
+        TraceError: the output has another shape.
+        InputError: the target or the region does not fit.
+    """
+    if output.ndim not in (1, 2, 4) or len(output) != count:
+        raise TraceError(
+            f"the network returns {tuple(output.shape)} for {count} images; supported are logits (N, K), one value per "
+            "image (N,), and per-pixel logits (N, K, H, W). Wrap it in a module that returns one of these."
+        )
+    logits = output[:, None] if output.ndim == 1 else output
+    if region is not None and logits.ndim != 4:
+        raise InputError(f"region is for networks with per-pixel outputs; this one returns {tuple(output.shape)}")
+    probabilities = logits.softmax(1)
+    given = None if region is None else _mask(region, logits)
+    inside = torch.ones_like(logits[:, 0]) if given is None else given
+    classes = check_target(target, _mean(probabilities, inside) if logits.ndim == 4 else logits)
+    if logits.ndim == 4 and given is None:
+        predicted = (logits.argmax(1) == classes[:, None, None]).to(logits.dtype)
+        found = predicted.flatten(1).sum(1)[:, None, None] > 0
+        inside = torch.where(found, predicted, inside)  # a class that is predicted nowhere: everywhere
+    at = classes.view(-1, *[1] * (logits.ndim - 1))
+    part = inside / inside.flatten(1).sum(1).view(-1, *[1] * (inside.ndim - 1)) if logits.ndim == 4 else inside
+    probability = torch.take_along_dim(probabilities, at, 1)[:, 0]
+    value = torch.take_along_dim(logits, at, 1)[:, 0]
+    beginning = {"probability": probability, "logit": value, "one": torch.ones_like(value)}[start] * part
+    seed = torch.zeros_like(logits).scatter_(1, at.expand(-1, 1, *logits.shape[2:]), beginning[:, None])
+    return Seed(
+        seed.reshape(output.shape),
+        beginning.flatten(1).sum(1) if logits.ndim == 4 else beginning,
+        logits,
+        classes,
+        (probability * part).flatten(1).sum(1) if logits.ndim == 4 else probability,
+    )
+
+
+def check_target(target: Target, logits: Tensor) -> Tensor:
+    """The explained class of each image, long ``(N,)``, given a score per class ``(N, K)``.
+
+    Raises:
+        InputError: wrong type, shape or range, or scores that are not finite.
+    """
+    count, classes = logits.shape
+    finite = logits.isfinite().all(1)
+    if not finite.all():
+        which = [k for k, fine in enumerate(finite.tolist()) if not fine]
+        raise InputError(
+            f"the network's output holds NaN or infinity for images {which} of this batch; a map made from it would "
+            "mean nothing. In half precision, try float32"
+        )
+    if target is None:
+        return logits.argmax(1)
+    chosen = check_classes(target, "target", count, logits.device)
+    if ((chosen < 0) | (chosen >= classes)).any():
+        raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
+    return chosen.expand(count)
+
+
+def check_start(start: str) -> None:
+    """Raise an ``InputError`` for what is no way to begin."""
+    if start not in get_args(Start):
+        raise InputError(f"start must be one of {', '.join(get_args(Start))}, got {start!r}")
+
+
+def _mean(probabilities: Tensor, inside: Tensor) -> Tensor:
+    """Mean probability of each class over a region, ``(N, K)``."""
+    return (probabilities * inside[:, None]).flatten(2).sum(2)
+
+
+def _mask(region: tuple[int, int] | Tensor, logits: Tensor) -> Tensor:
+    """The region as ones and zeros, ``(N, H, W)``."""
+    count, _, height, width = logits.shape
+    if isinstance(region, tuple):
+        row, column = region
+        if not (0 <= row < height and 0 <= column < width):
+            raise InputError(f"region {region} lies outside the output of {height} x {width} pixels")
+        mask = torch.zeros_like(logits[:, 0])
+        mask[:, row, column] = 1
+        return mask
+    if not isinstance(region, Tensor) or region.shape not in ((height, width), (count, height, width)):
+        given = tuple(region.shape) if isinstance(region, Tensor) else type(region).__name__
+        raise InputError(
+            f"region must be (row, column) or a mask of {(height, width)} or {(count, height, width)}, got {given}"
+        )
+    mask = (region != 0).to(logits).expand(count, height, width)
+    if (mask.flatten(1).sum(1) == 0).any():
+        raise InputError("region is empty for at least one image")
+    return mask

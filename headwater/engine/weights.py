@@ -1,0 +1,103 @@
+"""The model's parameters, looked up at each call, and what has been derived from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from headwater.engine.guards.checksum import checksum, same
+from headwater.errors import InputError
+
+
+class WeightStore:
+    """Live parameters and buffers of a model by name, with a cache that lasts as long as they do not change.
+
+    A change is noticed by a tensor's identity, layout and version. Where these are as before, it is noticed by a
+    checksum over all bytes, which sees what has no version: writes through ``.data``, through a numpy view or from
+    another process, values swapped within a tensor. :func:`~headwater.engine.guards.checksum.checksum` says with what
+    certainty.
+
+    Args:
+        model: whose tensors they are.
+        names: of the tensors.
+        constants: further tensors from which something may be derived.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = ()) -> None:
+        self.model = model
+        self.names = tuple(dict.fromkeys(names))
+        self.constants = tuple(constants)
+        self.tensors: dict[str, Tensor] = {}
+        self._cache: dict[Any, Any] = {}
+        self._seen: tuple[list[Any], list[Tensor]] | None = None
+
+    def refresh(self) -> None:
+        """Look the tensors up again; forget what was derived if any has changed.
+
+        Raises:
+            InputError: a tensor is gone, or holds NaN or infinity.
+        """
+        tensors = live_tensors(self.model, self.names)
+        watched = [*tensors.values(), *self.constants]
+        identity = [identity_of(tensor) for tensor in watched]
+        seen = self._seen
+        unchanged = seen is not None and seen[0] == identity
+        sums = checksum(watched)
+        self.tensors = tensors
+        if unchanged and seen is not None and same(seen[1], sums):
+            return
+        self._seen = None
+        check_finite(tensors)
+        self._cache.clear()
+        self._seen = identity, sums
+
+    def derived(self, key: Any, make: Callable[[], Any]) -> Any:
+        """``make()``, kept under ``key`` until a weight changes."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+
+def identity_of(tensor: Tensor) -> tuple[Any, ...]:
+    """What differs when another tensor has taken a tensor's place, or torch has written to it."""
+    version = 0 if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def live_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The model's tensors of these names as they are now, without history.
+
+    Raises:
+        InputError: a tensor is gone.
+    """
+    modules: dict[str, nn.Module] = {}
+    tensors = {}
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        try:
+            if path not in modules:
+                modules[path] = model.get_submodule(path)
+            tensors[name] = getattr(modules[path], leaf).detach()
+        except AttributeError as error:
+            raise InputError(f"the model no longer has {name!r}; make a new LRP after changing its layers") from error
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        InputError: a tensor holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.numel() and not _finite(tensor):
+            raise InputError(f"weight {name!r} holds NaN or infinity; a map made from it would mean nothing")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.itemsize == 1:  # torch has no extrema of 8-bit floats
+        return bool(tensor.float().isfinite().all())
+    low, high = tensor.aminmax()  # NaN where any value is; many times faster than asking each value
+    return bool(low.isfinite() & high.isfinite())

@@ -1,0 +1,90 @@
+"""Which chunks of a run are still to be measured: new ones, and those whose rows are not of the images as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from headwater.data.labelled import LabelledImage
+from headwater.errors import HeadwaterError
+from headwater.files import write_bytes, write_text
+
+_DAMAGED, _CHANGED, _FAILED = "damaged", "changed", "failed"
+
+
+def unfinished(
+    paths: Sequence[Path], chunks: Sequence[Sequence[LabelledImage]], digests: Mapping[str, str]
+) -> list[int]:
+    """Chunks without rows that can be kept; a warning says how many are measured again, and why.
+
+    Args:
+        paths: file of each chunk's rows, with columns ``image``, ``error`` and ``digest``.
+        chunks: its images.
+        digests: of the images as they are now, by name.
+    """
+    todo, again = list[int](), Counter[str]()
+    for k, (path, chunk) in enumerate(zip(paths, chunks, strict=True)):
+        if not path.is_file():
+            todo.append(k)
+        elif why := _stale(path, chunk, digests):
+            todo.append(k)
+            again[why] += 1
+    if again:
+        reasons = {
+            _DAMAGED: "damaged on disk",
+            _CHANGED: "of images that have changed since",
+            _FAILED: "of images that could not be read before and can be now",
+        }
+        parts = ", ".join(f"{again[why]} {text}" for why, text in reasons.items() if again[why])
+        count = f"{again.total()} of {len(paths)} files of rows in {paths[0].parent}"
+        warnings.warn(f"{count} are measured again: {parts}", stacklevel=3)
+    return todo
+
+
+def _stale(path: Path, chunk: Sequence[LabelledImage], digests: Mapping[str, str]) -> str:
+    """Why a chunk's rows are of no use; empty if they are."""
+    import pandas
+
+    if not _intact(path):
+        return _DAMAGED
+    try:
+        rows = pandas.read_parquet(path, columns=["image", "error", "digest"])
+    except Exception:  # a file that was replaced, checksum and all, raises whatever the reader likes
+        return _DAMAGED
+    if dict(zip(rows["image"], rows["digest"], strict=True)) != {p.name: digests[p.name] for p in chunk}:
+        return _CHANGED
+    failed = set(rows["image"][rows["error"].notna()])
+    return _FAILED if any(_can_be_read(image) for image in chunk if image.name in failed) else ""
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write a file of rows, and its SHA-256 beside it: Parquet's reader takes many a flipped bit for a value.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    write_bytes(path, content)
+    write_text(_checksum_file(path), hashlib.sha256(content).hexdigest())
+
+
+def _intact(path: Path) -> bool:
+    """Whether a file of rows is as it was written."""
+    try:
+        return _checksum_file(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    except OSError:
+        return False
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _can_be_read(image: LabelledImage) -> bool:
+    try:
+        image.open()
+    except HeadwaterError:
+        return False
+    return True

@@ -1,0 +1,292 @@
+"""One call, from an image file to its explanation."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from headwater.data.images import open_image
+from headwater.data.preprocessing import Box, Preprocessing, to_image
+from headwater.engine.explanation import Explanation
+from headwater.errors import DownloadError, HeadwaterError, InputError
+from headwater.files import safe_name, write_bytes, write_record
+from headwater.heatmaps import heat_quantization
+from headwater.methods import load_method
+from headwater.methods.rise import Rise
+from headwater.models import ModelCard, card_of, load_model, network_input
+from headwater.report.images import Labels, Style, figure, overlay
+
+MADE_FROM = "made_from"
+"""The key of a result's JSON that says what it was made from: results that differ in it never share a file's name."""
+_SUFFIXES = (".overlay.png", ".figure.png", ".npy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageExplanation(Explanation):
+    """The explanation of one image, with the image; tensors have a batch of one.
+
+    Attributes:
+        path: the image's file.
+        image: RGB, upright.
+        box: the part of the image that the network saw.
+        card: what belongs to the model.
+        method: name of the method.
+        predicted: the predicted class.
+        quantized: levels of heat quantization of the drawn maps, or ``None``.
+    """
+
+    path: Path
+    image: Image.Image = field(repr=False)
+    box: Box
+    card: ModelCard
+    method: str
+    predicted: int
+    quantized: int | None = None
+
+    @property
+    def additive(self) -> bool:
+        """Whether the drawn values may be summed: the map is the relevance itself, not quantized or changed."""
+        if self.quantized is not None or self.relevance is None:
+            return False
+        total = self.relevance.sum(1)
+        rounding = 16 * torch.finfo(total.dtype).eps * float(self.relevance.abs().max())  # of a sum over channels
+        return torch.allclose(self.heatmap, total, rtol=0, atol=rounding)
+
+    @property
+    def image_map(self) -> np.ndarray:
+        """The map in the image's own coordinates, float32 ``(height, width)``, NaN where the network did not look.
+
+        Where the map is :attr:`additive`, this is relevance per image pixel: it sums to the sum of the map (for methods
+        that conserve, the probability), less what lies on padding outside the image. Otherwise it has the map's values.
+        """
+        heatmap = self.heatmap if self.quantized is None else heat_quantization(self.heatmap, self.quantized)
+        return to_image(heatmap[0], self.box, *self.image.size, additive=self.additive)
+
+    def overlay(self, style: Style | None = None) -> Image.Image:
+        """The map laid over the image, in the image's size."""
+        return overlay(self.image, self.image_map, style)
+
+    def figure(self, style: Style | None = None) -> bytes:
+        """Image, map with colour bar, and overlay, as PNG; says class, image, method, model and the bar's unit."""
+        return figure(self.image, self.image_map, self._labels(style or Style()), style)
+
+    def _labels(self, style: Style) -> Labels:
+        target, account = int(self.target), self.conservation
+        probability = f"{self.probability.item():.1%}"
+        if self.additive:
+            sign = {"positive": ", negative values as 0", "absolute": ", absolute values"}.get(style.sign, "")
+            unit = "relevance per\nimage pixel"
+            note = f"The values drawn{sign} sum to {{sum}}"
+            note += "." if account is None else f"; the probability is {account.seed.item():.4g}."
+        elif self.quantized is not None:
+            unit = f"value of the map,\n{self.quantized} levels"
+            note = f"Heat-quantized to {self.quantized} levels: the values do not sum to the probability."
+        else:
+            unit, note = "value of\nthe map", "This method's values do not sum to the probability."
+        if target != self.predicted:
+            most = self.logits.softmax(1)[0, self.predicted].item()
+            note += f"  Predicted: {self.card.class_name(self.predicted)} {most:.1%}"
+        return Labels(
+            title=self.card.class_name(target),
+            probability=probability,
+            image=self.path.name,
+            method=self._variant,
+            model=self.card.name,
+            unit=unit,
+            note=note,
+        )
+
+    @property
+    def _variant(self) -> str:
+        """The method, with the quantization of what is drawn."""
+        return self.method if self.quantized is None else f"{self.method}+hq{self.quantized}"
+
+    @property
+    def stem(self) -> str:
+        """``IMAGE.MODEL.METHOD.TARGET``, the name of the files that :meth:`save` writes; safe on every file system."""
+        return stem_of(self.path.stem, self.card, self._variant, self.card.class_name(int(self.target)))
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the map, as JSON takes it."""
+        target, account = int(self.target), self.conservation
+        return {
+            "image": str(self.path),
+            MADE_FROM: {
+                "image": str(self.path.absolute()),
+                "model": self.card.name,
+                "weights": self.card.weights,
+                "method": self.method,
+                "target": target,
+                "quantized_levels": self.quantized,
+            },
+            "model": self.card.name,
+            "weights": self.card.weights,
+            "method": self.method,
+            "target": {"index": target, "name": self.card.class_name(target), "probability": self.probability.item()},
+            "predicted": {
+                "index": self.predicted,
+                "name": self.card.class_name(self.predicted),
+                "probability": self.logits.softmax(1)[0, self.predicted].item(),
+            },
+            "conservation": None
+            if account is None
+            else {"seed": account.seed.item(), "input": account.input.item(), "relative_error": account.error.item()},
+            "flow": None if self.flow is None else self.flow.as_rows(),
+            "map": {
+                "shape": list(self.heatmap.shape[1:]),
+                "box_in_image": [self.box.left, self.box.top, self.box.right, self.box.bottom],
+                "image_size": list(self.image.size),
+                "quantized_levels": self.quantized,
+            },
+        }
+
+    def save(self, out: str | Path, stem: str | None = None, style: Style | None = None) -> list[Path]:
+        """Write ``STEM.overlay.png``, ``STEM.figure.png``, ``STEM.npy`` (the raw map) and ``STEM.json`` to ``out``.
+
+        The files of another result (another image, model, method or target) are never overwritten: the name is
+        numbered then, ``STEM-2`` and so on. The same result made again replaces its own files.
+
+        Args:
+            out: the folder, created if need be.
+            stem: the files' name, instead of ``IMAGE.MODEL.METHOD.TARGET``.
+            style: colours.
+
+        Raises:
+            OutputError: a file cannot be written.
+            InputError: ``stem`` is not a file name.
+        """
+        if stem is not None and (stem in ("", ".", "..") or Path(stem).name != stem):
+            raise InputError(f"stem must be a file name without a folder, got {stem!r}; the folder is given as out")
+        drawn, raw = io.BytesIO(), io.BytesIO()
+        np.save(raw, self.heatmap[0].float().cpu().numpy())
+        self.overlay(style).save(drawn, format="png")
+        contents = dict(zip(_SUFFIXES, (drawn.getvalue(), self.figure(style), raw.getvalue()), strict=True))
+        name = write_record(Path(out), stem or self.stem, self.summary(), MADE_FROM, _SUFFIXES)
+        written = [write_bytes(Path(out) / f"{name}{suffix}", content) for suffix, content in contents.items()]
+        return [*written, Path(out) / f"{name}.json"]
+
+
+def stem_of(first: str, card: ModelCard, method: str, target: str) -> str:
+    """``FIRST.MODEL.METHOD.TARGET`` as a file name; a model loaded from a file is called by the end of its path."""
+    model = "/".join(Path(card.name).parts[-2:])
+    return ".".join([safe_name(first), safe_name(model, 40), safe_name(method, 40), safe_name(target, 40)])
+
+
+def explain(
+    image: str | Path,
+    model: str | Path | nn.Module | None = None,
+    method: str = "otsuki2024",
+    target: int | str | None = None,
+    quantize: int | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> ImageExplanation:
+    """Explain an image file.
+
+    Args:
+        image: the file.
+        model: a name (see :func:`load_model`), or a module; ``None`` for ResNet-50 with ImageNet weights, or the
+            bundled network where those cannot be had, with a warning.
+        method: a name (see :func:`list_methods`).
+        target: class to explain, by number or name; ``None`` for the predicted one.
+        quantize: levels of heat quantization for the drawn maps.
+        preprocessing: for a module of your own that has no card.
+
+    Raises:
+        HeadwaterError: whatever does not fit, in words.
+
+    >>> import headwater as hw
+    >>> e = hw.explain("examples/espresso.jpg", model="tiny20")
+    >>> e.card.class_name(e.predicted)
+    'espresso'
+    >>> e.overlay().size == e.image.size
+    True
+    """
+    if not isinstance(image, (str, Path)):
+        raise InputError(
+            f"image must be a file's path, got {type(image).__name__}; for tensors use LRP(model)(x) or load_method"
+        )
+    network = default_model() if model is None else model if isinstance(model, nn.Module) else load_model(model)
+    (result,) = explain_files([image], network, method, target, quantize, preprocessing)
+    if isinstance(result, HeadwaterError):
+        raise result
+    return result
+
+
+def explain_files(
+    images: Sequence[str | Path],
+    model: nn.Module,
+    method: str = "otsuki2024",
+    target: int | str | None = None,
+    quantize: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[ImageExplanation | HeadwaterError]:
+    """Explain image files in batches; an image that cannot be explained gives its error in its place.
+
+    Args and raises: as :func:`explain`; an unknown method, target or unfit model is raised at once. ``progress`` is
+    told by methods that take long over one batch (RISE): masks done, masks in all.
+    """
+    if quantize is not None and quantize < 2:
+        raise InputError(f"quantization needs at least 2 levels, got {quantize}")
+    card = card_of(model, preprocessing)
+    chosen = None if target is None else card.class_index(target)
+    explainer = load_method(method, model)
+    if isinstance(explainer, Rise):
+        explainer.progress = progress
+
+    def explanations() -> Iterator[ImageExplanation | HeadwaterError]:
+        for start in range(0, len(images), batch_size):
+            paths = [Path(p) for p in images[start : start + batch_size]]
+            opened = [_open(path) for path in paths]
+            readable = [p for p in opened if not isinstance(p, HeadwaterError)]
+            if readable:
+                e = explainer(network_input(model, readable, card.preprocessing), chosen)
+            position = 0
+            for path, image in zip(paths, opened, strict=True):
+                if isinstance(image, HeadwaterError):
+                    yield image
+                    continue
+                one = e.select(position)
+                position += 1
+                yield ImageExplanation(
+                    **vars(one),
+                    path=path,
+                    image=image,
+                    box=card.preprocessing.box(*image.size),
+                    card=card,
+                    method=method,
+                    predicted=int(one.logits.argmax(1)),
+                    quantized=quantize,
+                )
+
+    return explanations()
+
+
+def _open(path: Path) -> Image.Image | HeadwaterError:
+    try:
+        return open_image(path)
+    except HeadwaterError as error:
+        return error
+
+
+def default_model(progress: bool = True) -> nn.Module:
+    """ResNet-50 with ImageNet weights where they are cached or can be downloaded, else the bundled network, loudly."""
+    try:
+        return load_model("resnet50", progress=progress)
+    except DownloadError as error:
+        print(
+            f"headwater: {error}\nheadwater: WARNING: falling back to the bundled network tiny20, which knows "
+            "only 20 classes (headwater models). Its explanation is of ITS prediction, not of ResNet-50's.",
+            file=sys.stderr,
+        )
+        return load_model("tiny20")

@@ -1,0 +1,37 @@
+"""Methods that are another method's map, changed: cut down to one region (C3-LRP, C1C-LRP), or quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from headwater.engine.explanation import Explanation
+from headwater.engine.lrp import LRP
+from headwater.engine.seed import Target
+from headwater.heatmaps import c1c, c3
+
+
+class PostProcessed:
+    """A method whose map is changed; relevance and account are those before.
+
+    Args:
+        method: ``method(x, target)``.
+        change: from maps ``(N, H, W)`` to maps of the same size.
+    """
+
+    def __init__(self, method: Callable[..., Explanation], change: Callable[[Tensor], Tensor]) -> None:
+        self.method, self.change = method, change
+
+    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
+        """As :meth:`headwater.LRP.__call__`."""
+        e = self.method(x, target)
+        return replace(e, heatmap=self.change(e.heatmap))
+
+
+MASKED: dict[str, Callable[[nn.Module], PostProcessed]] = {
+    "c3-lrp": lambda model: PostProcessed(LRP(model, "doublet2024"), c3),
+    "c1c-lrp": lambda model: PostProcessed(LRP(model, "doublet2024"), lambda heatmap: c1c(heatmap, enlarge=True)),
+}
+"""How each is made for a model."""

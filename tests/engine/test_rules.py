@@ -1,0 +1,157 @@
+"""Every rule against the sum over units written out, on a dense layer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import linear_layer
+from torch import nn
+
+from headwater.engine.rules import (
+    AlphaBeta,
+    Epsilon,
+    Flat,
+    Gamma,
+    Gradient,
+    MeanPool,
+    WinnerTakesAll,
+    WPlus,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+from headwater.errors import InputError
+
+torch.manual_seed(3)
+LAYER = nn.Linear(6, 4).double()
+H = torch.randn(2, 6, dtype=torch.float64)
+R = torch.randn(2, 4, dtype=torch.float64)
+LAYER.weight.data[:, 0].abs_()  # every unit has a positive weight
+W = LAYER.weight.detach()
+
+
+def apply(rule, module=LAYER, h=H, r=R):
+    layer = linear_layer(module, h)
+    with torch.no_grad():
+        return rule(layer, rule.prepare(layer.weight, layer.bias), [h], r)[0]
+
+
+def closed_form(contribution, eps=0.0):
+    """R_i = sum_j z_ij / (sum_i z_ij + eps) R_j with z_ij written out as (N, j, i)."""
+    z = contribution(H[:, None, :], W[None])
+    z = z.expand(len(H), 4, 6)
+    total = z.sum(2, keepdim=True)
+    total = total + torch.where(total < 0, -eps, eps)
+    return (z / total * R[:, :, None]).sum(1)
+
+
+RULES = {
+    "z+": (ZPlus(), lambda h, w: (h * w).clamp(min=0)),
+    "z+ unsigned": (ZPlus(signed=False), lambda h, w: h * w.clamp(min=0)),
+    "w+": (WPlus(), lambda h, w: w.clamp(min=0)),
+    "flat": (Flat(), lambda h, w: torch.ones_like(w)),
+    "w2": (WSquare(), lambda h, w: w**2),
+    "zbox": (ZBox(-3.0, 3.0), lambda h, w: h * w + 3 * w.clamp(min=0) - 3 * w.clamp(max=0)),
+    "gamma": (Gamma(0.5, eps=0.0), lambda h, w: h * w + 0.5 * (h * w).clamp(min=0)),
+    "epsilon 0": (Epsilon(eps=0.0), lambda h, w: h * w),
+    "alpha 1 beta 0": (AlphaBeta(1.0, 0.0), lambda h, w: (h * w).clamp(min=0)),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_equals_its_equation(name):
+    rule, contribution = RULES[name]
+    torch.testing.assert_close(apply(rule), closed_form(contribution))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_rule_conserves_the_sum_at_every_unit(name):
+    for unit in range(4):
+        one = torch.zeros_like(R)
+        one[:, unit] = R[:, unit]
+        torch.testing.assert_close(apply(RULES[name][0], r=one).sum(1), one.sum(1))
+
+
+def test_epsilon_takes_its_part_with_the_sign_of_the_denominator_and_hands_it_on():
+    plain = closed_form(lambda h, w: h * w, eps=0.1)
+    torch.testing.assert_close(apply(Epsilon(eps=0.1, fallback=False)), plain)
+    torch.testing.assert_close(apply(Epsilon(eps=0.1)).sum(1), R.sum(1))
+
+
+def test_textbook_epsilon_lets_the_bias_absorb():
+    z = H[:, None, :] * W[None]
+    total = z.sum(2) + LAYER.bias.detach()
+    expected = (z / total[..., None] * R[..., None]).sum(1)
+    torch.testing.assert_close(apply(Epsilon(eps=0.0, bias=True)), expected)
+
+
+def test_alpha_beta_weighs_positive_against_negative():
+    z = H[:, None, :] * W[None]
+    up, down = z.clamp(min=0), z.clamp(max=0)
+    expected = ((2 * up / up.sum(2, True) - down / down.sum(2, True)) * R[..., None]).sum(1)
+    torch.testing.assert_close(apply(AlphaBeta(2.0, 1.0)), expected)
+    with pytest.raises(InputError, match="alpha - beta = 1"):
+        AlphaBeta(2.0, 2.0)
+
+
+@pytest.mark.parametrize("rule", [ZPlus(), ZPlus(signed=False), Epsilon(), Gamma(), AlphaBeta(), ZBox(0.0, 0.0)])
+def test_a_unit_that_nothing_contributes_to_hands_on_in_equal_parts(rule):
+    shares = apply(rule, h=torch.zeros_like(H))
+    torch.testing.assert_close(shares, (R.sum(1, keepdim=True) / 6).expand(2, 6))
+
+
+def test_without_fallback_such_a_unit_loses_its_relevance():
+    assert (apply(ZPlus(eps=1e-5, fallback=False, signed=False), h=torch.zeros_like(H)) == 0).all()
+
+
+def test_a_kernel_without_positive_weight_does_not_lose_relevance():
+    conv = nn.Conv2d(3, 2, 3, padding=1).double()
+    with torch.no_grad():
+        conv.weight[0] = -conv.weight[0].abs()
+    h = torch.rand(2, 3, 5, 5, dtype=torch.float64)
+    r = torch.rand(2, 2, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(apply(ZPlus(), conv, h, r).sum((1, 2, 3)), r.sum((1, 2, 3)))
+
+
+def test_zbox_takes_bounds_by_channel_and_counts_them():
+    conv = nn.Conv2d(3, 2, 1).double()
+    h = torch.rand(1, 3, 2, 2, dtype=torch.float64)
+    r = torch.ones(1, 2, 2, 2, dtype=torch.float64)
+    torch.testing.assert_close(apply(ZBox((0.0, -1, -2), (1.0, 1, 1)), conv, h, r).sum(), r.sum())
+    with pytest.raises(InputError, match="2 bounds for an input of 3 channels"):
+        apply(ZBox((0.0, 1.0), (1.0, 1.0)), conv, h, r)
+
+
+def pool_layer(pool, h):
+    from headwater.engine.graph import trace
+    from headwater.engine.layers import layer_for
+
+    return layer_for(trace(pool, h).operations[-1], lambda leaf: leaf)
+
+
+def test_winner_takes_all():
+    h = torch.tensor([[1.0, 5, 2], [0, 3, 4], [7, 0, 0]]).view(1, 1, 3, 3)
+    layer = pool_layer(nn.MaxPool2d(2, 1), h)
+    (share,) = WinnerTakesAll()(layer, (), [h], torch.tensor([[1.0, 2], [4, 8]]).view(1, 1, 2, 2))
+    assert share.view(3, 3).tolist() == [[0, 3, 0], [0, 0, 8], [4, 0, 0]]
+
+
+def test_mean_pool_spreads_by_value_and_refuses_windows_that_do_not_fit():
+    h = torch.tensor([[1.0, 3], [0, 4]]).view(1, 1, 2, 2)
+    layer = pool_layer(nn.MaxPool2d(2), h)
+    (share,) = MeanPool(eps=0.0)(layer, (), [h], torch.tensor([8.0]).view(1, 1, 1, 1))
+    torch.testing.assert_close(share.view(4), torch.tensor([1.0, 3, 0, 4]))
+    h = torch.rand(1, 1, 9, 9)
+    layer = pool_layer(nn.MaxPool2d(5, 1), h)
+    with pytest.raises(InputError, match="WinnerTakesAll"):
+        MeanPool()(layer, (), [h], torch.ones(1, 1, 5, 5))
+
+
+def test_gradient_rule_is_gradient_times_input_over_output():
+    block = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4)).double()
+    h = H.clone().requires_grad_()
+    output = block(h)
+    stable = (R / (output + 1e-6 * output.sign())).detach()
+    (expected,) = torch.autograd.grad((output * stable).sum(), h)
+    shares = Gradient(eps=1e-6)(type("Stub", (), {"run": staticmethod(lambda inputs: block(*inputs))}), (), [H], R)
+    torch.testing.assert_close(shares[0].detach(), (expected * h).detach())

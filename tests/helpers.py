@@ -1,0 +1,76 @@
+"""Small networks with closed forms, layers to test, and where the data lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from headwater.engine.graph import trace
+from headwater.engine.layers import Linear, layer_for
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+class TinyResidual(nn.Module):
+    """Two blocks on a few channels: one projected, one identity shortcut, in-place activations, dropout."""
+
+    def __init__(self, channels: int = 6, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.block1 = TinyBlock(channels, 2 * channels, 2)
+        self.block2 = TinyBlock(2 * channels, 2 * channels, 1)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(2 * channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.norm(self.stem(x)))
+        x = self.block2(self.block1(x))
+        return self.head(self.dropout(x.mean((2, 3))))
+
+
+class TinyBlock(nn.Module):
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut = nn.Conv2d(before, after, 1, stride) if stride != 1 or before != after else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += self.shortcut(x)
+        return self.relu(out)
+
+
+def settle(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights with realistic normalisation statistics, in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.3, 0.3),
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 1.5),
+            ):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return model.eval()
+
+
+def linear_layer(module: nn.Module, x: torch.Tensor) -> Linear:
+    """The layer that stands for a module of one operation, bound to the module's weights."""
+    operation = trace(module, x).operations[-1]
+
+    def lookup(leaf):
+        return dict(module.named_parameters()).get(leaf.name) if hasattr(leaf, "name") else leaf
+
+    layer = layer_for(operation, lookup)
+    assert isinstance(layer, Linear)
+    return layer
