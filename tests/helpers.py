@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.graph import trace
 from headwater.engine.layers import Linear, layer_for
+from headwater.engine.trace import trace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

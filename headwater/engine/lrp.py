@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from headwater.engine.composites import Composite, load_composite, registry_version
 from headwater.engine.explanation import Conservation, Explanation
-from headwater.engine.graph import Graph, trace
+from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
 from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
 from headwater.engine.plan import Account, Plan, total
 from headwater.engine.seed import Region, Start, Target, check_start, make_seed
+from headwater.engine.trace import trace
 from headwater.engine.weights import WeightStore
 from headwater.errors import InputError
 

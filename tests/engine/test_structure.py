@@ -12,8 +12,9 @@ from helpers import TinyResidual, settle
 from torch import nn
 
 import headwater as hw
-from headwater.engine.graph import Graph, trace
+from headwater.engine.graph import Graph
 from headwater.engine.structure import ResidualBlock, Structure, layers_of
+from headwater.engine.trace import trace
 from headwater.errors import InputError
 from headwater.experiments.conservation import block_inputs
 

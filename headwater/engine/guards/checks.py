@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.graph import shared_copy
 from headwater.engine.guards.modes import computing
+from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
 
 
