@@ -21,15 +21,15 @@ class Seed:
     """The beginning of a sweep.
 
     Attributes:
-        seed: relevance of the output, shaped as it.
-        relevance: its sum for each image, ``(N,)``.
+        relevance: relevance of the output, of its shape.
+        total: its sum per image, ``(N,)``.
         logits: the output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
         target: the explained class, long ``(N,)``.
         probability: its softmax probability, its mean over the region for per-pixel outputs, ``(N,)``.
     """
 
-    seed: Tensor
     relevance: Tensor
+    total: Tensor
     logits: Tensor
     target: Tensor
     probability: Tensor
