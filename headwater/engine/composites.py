@@ -58,10 +58,12 @@ class Composite:
     Raises:
         InputError: something in ``rules`` is no such pair.
 
-    >>> from headwater.rules import Gamma
-    >>> mine = load_composite("otsuki2024").prepend(("layer4.*", Gamma(0.25)), name="mine")
-    >>> str(mine).splitlines()[1].split()
-    ['module', "'layer4.*'", 'Gamma(gamma=0.25,', 'eps=1e-06,', 'fallback=True)']
+    >>> import headwater as hw
+    >>> from headwater.composites import Last
+    >>> from headwater.rules import Epsilon, Gamma
+    >>> mine = hw.load_composite("otsuki2024").prepend(("layer4.*", Gamma(0.25)), (Last(), Epsilon()), name="mine")
+    >>> [str(entry.where) for entry in mine.entries[:3]]
+    ["module 'layer4.*'", 'last linear operation', 'first linear operation']
     """
 
     name: str
@@ -96,19 +98,21 @@ class Composite:
             )
         return Entry(where, rule)
 
-    def prepend(self, *rules: Pair | Entry, name: str | None = None) -> Composite:
+    def prepend(self, *rules: Pair | Entry, name: str | None = None, strict: bool = True) -> Composite:
         """The same composite with these rules before its own, so that they count where they match.
 
         Args:
-            rules: pairs (where, rule); each must reach something in the network.
+            rules: pairs (where, rule), in order of precedence.
             name: of the new composite; the same if not given.
+            strict: whether each of these rules must reach something in the network.
 
         >>> from headwater.rules import Epsilon
         >>> from headwater.composites import Last, load_composite
         >>> load_composite("otsuki2024").prepend((Last(), Epsilon()), name="mine").name
         'mine'
         """
-        return Composite(self.name if name is None else name, (*rules, *self.entries))
+        chosen = self.name if name is None else name
+        return Composite(chosen, (*Composite(chosen, rules, strict).entries, *self.entries))
 
     def table(self) -> tuple[Entry, ...]:
         """The entries with those that were registered, in the order in which they count."""

@@ -177,8 +177,19 @@ def leaves(tree: Any) -> list[Any]:
 
 
 def rebuild(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of ``tree`` with every leaf replaced by ``change(leaf)``."""
-    return map_aggregate(tree, change)
+    """A copy of ``tree`` with every leaf replaced by ``change(leaf)``.
+
+    Its lists are plain: ``map_aggregate`` makes lists of a class of its own, which ``torch.compile`` does not take.
+    """
+    if isinstance(tree, tuple):
+        return tuple(rebuild(item, change) for item in tree)
+    if isinstance(tree, list):
+        return [rebuild(item, change) for item in tree]
+    if isinstance(tree, dict):
+        return {key: rebuild(item, change) for key, item in tree.items()}
+    if isinstance(tree, slice):
+        return slice(*(rebuild(part, change) for part in (tree.start, tree.stop, tree.step)))
+    return change(tree)
 
 
 def copied(onto: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:

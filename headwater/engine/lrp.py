@@ -116,8 +116,9 @@ class LRP:
 
         >>> import torch, headwater as hw
         >>> print(hw.LRP(hw.load_model("tiny20")).plan(torch.zeros(1, 3, 64, 64)))  # doctest: +ELLIPSIS
-        module                  operation  rule  ...  why
-        conv1                   conv2d     WPlus(eps=0.0, fallback=True)  ...  first linear operation
+        module  operation  rule  why
+        conv1   conv2d     WPlus(eps=0.0, fallback=True)  first linear operation
+        bn1     batch_norm Pass() type 'elementwise'
         ...
         """
         return self._plans.get(self.model, x, lambda: self._make_plan(x), registry_version())

@@ -33,9 +33,9 @@ class Plan:
     >>> import torch, headwater as hw
     >>> plan = hw.LRP(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())).plan(torch.zeros(1, 3, 8, 8))
     >>> print(plan)
-    module  operation  rule                         why
+    module  operation  rule                           why
     0       conv2d     WPlus(eps=0.0, fallback=True)  first linear operation
-    1       relu       Pass()                       type 'elementwise'
+    1       relu       Pass()                         type 'elementwise'
     """
 
     graph: Graph
