@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.engine.account import Account
@@ -61,7 +62,7 @@ class LRP:
 
     def __call__(
         self,
-        x: Tensor,
+        x: Float[Tensor, "n c h w"],
         target: Target = None,
         start: Start = "probability",
         checkpoints: Sequence[str] | Literal["cuts"] | None = (),
@@ -127,7 +128,7 @@ class LRP:
         """The list of operations that images of this size go through."""
         return self.plan(x).graph
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(self, inputs: Float[Tensor, "n c h w"], target: Target = None) -> Float[Tensor, "n c h w"]:
         """Captum's convention: the relevance of each input value, shaped as ``inputs``."""
         relevance = self(inputs, target).relevance
         assert relevance is not None

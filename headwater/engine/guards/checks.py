@@ -1,4 +1,4 @@
-"""What is refused before any work begins: images, maps and networks that cannot be what is meant."""
+"""Input checks: images, maps and networks are validated before any work."""
 
 from __future__ import annotations
 
