@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation: trace, run forward, seed, walk back, one rule a step."""
+"""Layer-wise relevance propagation: trace, run forward, seed, walk back, one rule per step."""
 
 from __future__ import annotations
 
