@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from headwater.engine.graph import trace
-from headwater.engine.layers import Linear, layer_for
+from headwater.engine.layer_table import layer_for
+from headwater.engine.linear_layers import Linear
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

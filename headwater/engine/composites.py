@@ -11,19 +11,10 @@ from typing import Literal
 
 from headwater.engine.blocks import Blocks, Group, find_groups
 from headwater.engine.graph import Graph, Operation
-from headwater.engine.layers import (
-    Block,
-    Join,
-    Layer,
-    Linear,
-    Lookup,
-    MatrixProduct,
-    Product,
-    Rearrange,
-    joins_branches,
-    layer_for,
-    layer_version,
-)
+from headwater.engine.layer_table import joins_branches, layer_for, layer_version
+from headwater.engine.layers import Block, Join, Layer, Lookup, MatrixProduct, Product, Rearrange
+from headwater.engine.linear_layers import Linear
+from headwater.engine.linear_rules import WPlus, ZPlus
 from headwater.engine.reach import (
     Entry,
     check_blocks,
@@ -34,20 +25,8 @@ from headwater.engine.reach import (
     path_of,
     takes_joins,
 )
-from headwater.engine.rules import (
-    Epsilon,
-    Follow,
-    Gate,
-    Gradient,
-    MatrixGate,
-    MeanPool,
-    Pass,
-    Rule,
-    Split,
-    WinnerTakesAll,
-    WPlus,
-    ZPlus,
-)
+from headwater.engine.rules import Follow, Gate, Gradient, MatrixGate, MeanPool, Pass, Rule, Split, WinnerTakesAll
+from headwater.engine.signed_rules import Epsilon
 from headwater.engine.splitting import Ratio, Splitting, Symmetric
 from headwater.engine.structure import Structure
 from headwater.errors import InputError, UnsupportedOperationError

@@ -13,7 +13,9 @@ from torch import Tensor
 from headwater.engine.composites import Composite
 from headwater.engine.flow import Flow, JoinFlow
 from headwater.engine.graph import Constant, Graph, Operation, Value, Weight
-from headwater.engine.layers import Activation, BatchNorm, Block, Layer, Linear, layer_for
+from headwater.engine.layer_table import layer_for
+from headwater.engine.layers import Activation, BatchNorm, Block, Layer
+from headwater.engine.linear_layers import Linear
 from headwater.engine.rules import Rule
 from headwater.engine.structure import Structure
 from headwater.engine.weights import WeightStore

@@ -11,7 +11,9 @@ import torch
 
 from headwater.engine.blocks import Blocks, Group, matches
 from headwater.engine.graph import Operation
-from headwater.engine.layers import Block, Join, Layer, Linear, is_registered, joins_branches
+from headwater.engine.layer_table import is_registered, joins_branches
+from headwater.engine.layers import Block, Join, Layer
+from headwater.engine.linear_layers import Linear
 from headwater.engine.rules import Pass, Rule
 from headwater.engine.splitting import Splitting
 from headwater.engine.structure import Structure

@@ -10,10 +10,10 @@ import headwater as hw
 from headwater.engine.composites import Composite
 from headwater.engine.graph import trace
 from headwater.engine.plan import Plan
-from headwater.engine.rules import Epsilon, Flat, Gamma, Pass, Split, WPlus, WSquare, ZPlus
 from headwater.engine.splitting import Ratio, Symmetric
 from headwater.engine.weights import WeightStore
 from headwater.errors import InputError
+from headwater.rules import Epsilon, Flat, Gamma, Pass, Split, WPlus, WSquare, ZPlus
 
 
 def rules(model: nn.Module, composite: Composite, x: torch.Tensor) -> dict[str, object]:

@@ -6,7 +6,7 @@ from helpers import linear_layer
 from torch import nn
 
 from headwater.engine.graph import trace
-from headwater.engine.layers import layer_for
+from headwater.engine.layer_table import layer_for
 from headwater.errors import UnsupportedOperationError
 
 

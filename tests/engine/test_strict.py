@@ -12,9 +12,9 @@ import headwater as hw
 from headwater.engine import composites
 from headwater.engine.composites import Composite
 from headwater.engine.layers import Elementwise, Join
-from headwater.engine.rules import Epsilon, Flat, Follow, Gamma, Gradient, Pass, Rule, Split, WPlus, ZPlus
 from headwater.engine.splitting import Ratio, Symmetric
 from headwater.errors import InputError
+from headwater.rules import Epsilon, Flat, Follow, Gamma, Gradient, Pass, Rule, Split, WPlus, ZPlus
 
 BASE = hw.load_composite("otsuki2024")
 DOUBLET = hw.load_composite("doublet2024")
