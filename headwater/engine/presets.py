@@ -94,7 +94,9 @@ for _suffix, _splitting in _SPLITTINGS.items():
     _preset(f"otsuki2024{_suffix}-published", (First(), WPlus(eps=1e-5, fallback=False)), _join, *_PUBLISHED)
 _join = (Type("join"), Ratio())
 _preset("otsuki2024-mixture", (First(), WPlus()), (AfterJoin(8), Epsilon()), _join, *_EXACT)
-_preset("epsilon", _join, REGISTERED, (Type("linear"), Epsilon(bias=True)), (Type("average"), Epsilon()), *_REST)
+_preset(
+    "epsilon", _join, REGISTERED, (Type("linear"), Epsilon(bias=True)), (Type("average"), Epsilon(threshold=0)), *_REST
+)
 _preset(
     "doublet2024",
     (Blocks("residual"), Gradient()),
