@@ -1,4 +1,15 @@
-"""Sphinx configuration."""
+"""Sphinx configuration, and the parts of pages that are generated from the code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import typer.cli
+from sphinx.application import Sphinx
+
+import headwater
+from headwater.cli.app import app as commands
 
 project = "Headwater"
 author = "The Headwater developers"
@@ -15,3 +26,39 @@ html_title = "Headwater"
 exclude_patterns = ["_build"]
 nitpicky = False
 suppress_warnings = ["myst.xref_missing"]
+
+
+def list_commands() -> str:
+    """What every command says of itself, as Markdown."""
+    group = typer.main.get_command(commands)
+    context = typer.Context(group, info_name="headwater")
+    return "".join(
+        typer.cli.get_docs_for_click(obj=command, ctx=context, indent=1, call_prefix="headwater")
+        for command in group.commands.values()
+    )
+
+
+def list_engine_modules() -> str:
+    """A table of the engine's modules with the first line of their docstrings."""
+    rows = []
+    for path in sorted((Path(headwater.__file__).parent / "engine").glob("[!_]*.py")):
+        summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+        rows.append(f"| `{path.stem}` | {summary.replace('``', '`')} |")
+    return "\n".join(["| module | |", "|---|---|", *rows])
+
+
+GENERATED = {"commands": list_commands, "engine modules": list_engine_modules}
+"""What stands in place of ``<!-- generated: NAME -->``."""
+
+
+def fill_in(_: Sphinx, _page: str, source: list[str]) -> None:
+    """Put the generated parts into a page's source."""
+    for name, generate in GENERATED.items():
+        marker = f"<!-- generated: {name} -->"
+        if marker in source[0]:
+            source[0] = source[0].replace(marker, generate())
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this when it starts."""
+    app.connect("source-read", fill_in)
