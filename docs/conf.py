@@ -21,6 +21,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
+smartquotes = False  # "--model" is not a dash
 html_theme = "furo"
 html_title = "Headwater"
 exclude_patterns = ["_build"]
