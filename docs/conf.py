@@ -39,16 +39,33 @@ def list_commands() -> str:
     )
 
 
+def engine_modules() -> list[Path]:
+    """The engine's files, by name."""
+    return sorted((Path(headwater.__file__).parent / "engine").glob("[!_]*.py"))
+
+
 def list_engine_modules() -> str:
     """A table of the engine's modules with the first line of their docstrings."""
     rows = []
-    for path in sorted((Path(headwater.__file__).parent / "engine").glob("[!_]*.py")):
+    for path in engine_modules():
         summary = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
         rows.append(f"| `{path.stem}` | {summary.replace('``', '`')} |")
     return "\n".join(["| module | |", "|---|---|", *rows])
 
 
-GENERATED = {"commands": list_commands, "engine modules": list_engine_modules}
+def document_engine() -> str:
+    """What autodoc says of the engine's modules whose names are not public elsewhere."""
+    public = {"composites", "explanation", "flow", "lrp", "presets", "registrations", "rules", "splitting", "where"}
+    modules = [path.stem for path in engine_modules() if path.stem not in public]
+    directives = [f".. automodule:: headwater.engine.{module}\n   :members:" for module in modules]
+    return "\n".join(["```{eval-rst}", *directives, "```"])
+
+
+GENERATED = {
+    "commands": list_commands,
+    "engine modules": list_engine_modules,
+    "engine reference": document_engine,
+}
 """What stands in place of ``<!-- generated: NAME -->``."""
 
 
