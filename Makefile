@@ -26,6 +26,7 @@ lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: .venv/ready-dev
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build

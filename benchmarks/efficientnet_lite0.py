@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 import headwater as hw
+from headwater.composites import Type
 from headwater.data.labelled import LabelledImages, load_labelled
-from headwater.engine.composites import Composite
 from headwater.engine.layers import Linear
 from headwater.engine.rules import ZPlus, redistribute
 from headwater.evaluation import Settings, evaluate
@@ -92,8 +92,7 @@ def register_fallbacks() -> tuple[str, ...]:
         "plain-z+-that-loses-it": ZPlus(fallback=False),
     }
     for name, rule in rules.items():
-        composite: Composite = replace(base, name=name, types={**base.types, "linear": rule, "average": rule})
-        hw.register_composite(composite)
+        hw.register_composite(base.prepend((Type("linear"), rule), (Type("average"), rule), name=name))
     return ("otsuki2024", *rules)
 
 

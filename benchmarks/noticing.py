@@ -16,8 +16,8 @@ import torch
 
 import headwater as hw
 from benchmarks.speed import network
-from headwater.engine.graph import trace
 from headwater.engine.guards.fingerprint import Fingerprint
+from headwater.engine.trace import trace
 from headwater.engine.weights import WeightStore
 
 

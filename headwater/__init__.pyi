@@ -13,10 +13,11 @@ from . import (
     splitting as splitting,
 )
 from .engine.composites import Composite as Composite
-from .engine.composites import list_composites as list_composites
-from .engine.composites import load_composite as load_composite
-from .engine.composites import register_composite as register_composite
-from .engine.composites import register_rule as register_rule
+from .engine.presets import list_composites as list_composites
+from .engine.presets import load_composite as load_composite
+from .engine.presets import register_composite as register_composite
+from .engine.registrations import register_rule as register_rule
+from .engine.registrations import unregister_rule as unregister_rule
 from .data.preprocessing import Preprocessing as Preprocessing
 from .errors import HeadwaterError as HeadwaterError
 from .evaluation import Settings as Settings

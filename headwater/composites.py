@@ -1,19 +1,28 @@
-"""Which rule goes where; see :mod:`headwater.engine.composites`."""
+"""Which rule goes where; see :mod:`headwater.engine.composites` and :mod:`headwater.engine.where`."""
 
-from headwater.engine.composites import (
-    Composite,
-    list_composites,
-    load_composite,
-    register_composite,
-    register_rule,
-    registry_version,
-)
+from headwater.engine.composites import REGISTERED, Composite
+from headwater.engine.presets import list_composites, load_composite, register_composite, unregister_composite
+from headwater.engine.registrations import register_rule, registered_rules, unregister_rule
+from headwater.engine.splitting import Gates
+from headwater.engine.where import AfterJoin, Blocks, Entry, First, Last, Module, Place, Type
 
 __all__ = [
+    "REGISTERED",
+    "AfterJoin",
+    "Blocks",
     "Composite",
+    "Entry",
+    "First",
+    "Gates",
+    "Last",
+    "Module",
+    "Place",
+    "Type",
     "list_composites",
     "load_composite",
     "register_composite",
     "register_rule",
-    "registry_version",
+    "registered_rules",
+    "unregister_composite",
+    "unregister_rule",
 ]

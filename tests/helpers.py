@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.graph import trace
 from headwater.engine.layers import Linear, layer_for
+from headwater.engine.registrations import register_rule, registered_rules, unregister_rule
+from headwater.engine.trace import trace
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -74,3 +77,18 @@ def linear_layer(module: nn.Module, x: torch.Tensor) -> Linear:
     layer = layer_for(operation, lookup)
     assert isinstance(layer, Linear)
     return layer
+
+
+@contextmanager
+def no_registrations() -> Iterator[None]:
+    """No rule is registered inside, and what was registered before is again afterwards."""
+    before = dict(registered_rules())
+    try:
+        for name in before:
+            unregister_rule(name)
+        yield
+    finally:
+        for name in list(registered_rules()):
+            unregister_rule(name)
+        for name, rule in before.items():
+            register_rule(name, rule)

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 from command import headwater
-from helpers import EXAMPLES
-
-from headwater.engine import composites
+from helpers import EXAMPLES, no_registrations
 
 ROOT = EXAMPLES.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,14 +23,14 @@ def fences(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_python_examples(page, monkeypatch):
-    monkeypatch.setattr(composites, "_REGISTERED", composites._Registry())  # no page sees another's registrations
     monkeypatch.chdir(ROOT)
     code = "\n".join(fences(page, "python"))
     example = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
     report: list[str] = []
-    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(
-        example, out=report.append
-    )
+    with no_registrations():  # no page sees another's
+        result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).run(
+            example, out=report.append
+        )
     assert result.failed == 0, "".join(report)
 
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
 
 from headwater.engine.graph import Graph, ModuleCall, Operation
 from headwater.engine.structure import ResidualBlock
 from headwater.errors import InputError
-
-Blocks = tuple[str, ...] | Literal["residual"]
-"""Module paths (patterns) or class names; or ``"residual"``, the residual blocks that are found in the graph."""
 
 RESIDUAL = "residual block"
 """What stands for the module's class where a block is found in the graph."""
@@ -64,15 +60,15 @@ def find_groups(
     return [_checked(call, members, operations, graph.output) for call, members in found]
 
 
-def matches(call: ModuleCall, pattern: str) -> bool:
-    """Whether an entry of ``blocks`` means this call: the class's name, or a pattern of the path."""
+def matches_call(call: ModuleCall, pattern: str) -> bool:
+    """Whether ``pattern`` means this call: the name of its class, or a pattern of its path."""
     return call.kind == pattern or fnmatchcase(call.path, pattern)
 
 
 def _outermost(operation: Operation, patterns: Sequence[str], classes: Collection[str]) -> ModuleCall | None:
     """The outermost module call around an operation that is a group."""
     for call in operation.calls:
-        if call.kind in classes or any(matches(call, pattern) for pattern in patterns):
+        if call.kind in classes or any(matches_call(call, pattern) for pattern in patterns):
             return call
     return None
 

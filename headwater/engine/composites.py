@@ -1,248 +1,221 @@
-"""Which rule goes where, and the presets by name."""
+"""Which rule goes where: a composite is an ordered list of (where, rule), and the first that matches is taken."""
 
 from __future__ import annotations
 
 import warnings
-from collections import UserDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import InitVar, dataclass, field, replace
+from typing import NamedTuple
 
-from headwater.engine.blocks import Blocks, Group, find_groups
+from headwater.engine.blocks import Group, find_groups
 from headwater.engine.graph import Graph, Operation
-from headwater.engine.layers import (
-    Block,
-    Join,
-    Layer,
-    Linear,
-    Lookup,
-    MatrixProduct,
-    Product,
-    Rearrange,
-    joins_branches,
-    layer_for,
-    layer_version,
-)
-from headwater.engine.reach import (
-    Entry,
-    check_blocks,
-    check_entries,
-    check_table,
-    is_for,
-    misplaced,
-    path_of,
-    takes_joins,
-)
-from headwater.engine.rules import (
-    Epsilon,
-    Follow,
-    Gate,
-    Gradient,
-    MatrixGate,
-    MeanPool,
-    Pass,
-    Rule,
-    Split,
-    WinnerTakesAll,
-    WPlus,
-    ZPlus,
-)
-from headwater.engine.splitting import Ratio, Splitting, Symmetric
-from headwater.engine.structure import Structure
+from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange, layer_for
+from headwater.engine.reach import check_blocks, check_reach, is_for, misplaced
+from headwater.engine.registrations import registered_rules
+from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split, ZPlus
+from headwater.engine.splitting import Gates
+from headwater.engine.structure import ResidualBlock, Structure
+from headwater.engine.where import Blocks, Choice, Entry, Pair, Registered, Type, as_where, place_of
 from headwater.errors import InputError, UnsupportedOperationError
 
-Choice = Rule | Splitting
-"""What a composite names for a place: a rule; for a join also a splitting."""
+
+class Assigned(NamedTuple):
+    """The rule of a layer and why it has it; ``rule`` is ``None`` where no relevance arrives."""
+
+    rule: Rule | None
+    why: str
+
+
+REGISTERED: Pair = (Registered("*"), Pass())
+"""The place in a composite's list where rules count that :func:`register_rule` was told; at its end if left out."""
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Rules for a network, by type of operation, by name of module, and by place.
+    """Rules for a network: an ordered list of (where, rule). For each layer the first that matches is taken.
 
-    For an operation the first that applies is taken: ``names``, then ``first`` / ``last``, then ``after``, then
-    ``types`` by ATen name, then what :func:`register_rule` was told, then ``types`` by category. Joins that none of
-    these says anything about are divided by ``splitting``, blocks passed by ``block_rule``.
+    *Where* is one of
 
-    What reaches nothing is an error at the first call, which says what it could have reached. That holds for every
-    pattern of ``names`` and ``blocks``, in any composite; for ``types``, ``first``, ``last``, ``after`` and
-    ``blocks="residual"`` where ``strict`` is true.
+    - a pattern of the module's path, such as ``"layer4.*"``. It passes over operations that its rule is not for, so
+      ``("layer4.*", Gamma())`` is about the convolutions there;
+    - :class:`~headwater.composites.Type`, an ATen name or a category;
+    - :class:`~headwater.composites.First`, :class:`~headwater.composites.Last`,
+      :class:`~headwater.composites.AfterJoin`: places in the network;
+    - :class:`~headwater.composites.Blocks`: modules, or the residual blocks of the graph, taken as one layer each;
+    - a predicate of your own, called with a :class:`~headwater.composites.Place`.
 
-    Attributes:
+    The *rule* is a :class:`~headwater.rules.Rule`; for joins, where branches are added, also a splitting such as
+    :class:`~headwater.splitting.Ratio`; for products of features and a gate also :class:`~headwater.composites.Gates`.
+
+    What reaches nothing is an error at the first call, which says what it could have reached.
+
+    Args:
         name: what the composite is called.
-        types: rule by ATen name (``"conv2d"``, ``"relu"``) or category (``"linear"``, ``"average"``, ``"max_pool"``,
-            ``"elementwise"``, ``"rearrange"``, ``"product"``, ``"matrix_product"``); for joins (``"add"``, ``"sub"``,
-            or ``"join"`` for both) a splitting.
-        names: rule by pattern of the module path, such as ``"layer4.*"``; the first pattern that fits counts. A pattern
-            passes over operations that its rule is not for. A splitting, or a rule for joins, is for the joins in these
-            modules; a rule for any layer is also for a block that goes by the path.
-        first: rule for linear operations with parameters that see the image itself.
-        last: rule for linear operations with parameters after which no other comes.
-        after: ``(n, rule)``: rule for linear operations and averages after the n-th join.
-        splitting: how relevance divides at joins.
-        gates: who gets the relevance of a product of two values of the image: ``"features"`` (all of it to what
-            passes the gate, none to the gate) or ``"half"`` (each factor half). A gate is the factor that is broadcast,
-            else the one that a sigmoid, softmax or another bounded function made; where neither tells, halves.
-        blocks: whose operations are taken as one layer: module paths (patterns) or class names; or ``"residual"``, the
-            residual blocks that are found in the graph, see
-            :meth:`headwater.engine.structure.Structure.residual_blocks`.
-        block_rule: the rule for blocks.
-        strict: whether ``types``, ``first``, ``last``, ``after`` and ``blocks="residual"`` must reach something in the
-            network. The presets serve every network, so theirs need not; what is made from them by
-            ``dataclasses.replace`` inherits that, unless it says ``strict=True``.
+        rules: pairs (where, rule), in order of precedence.
+        strict: whether every pair must reach something in the network. Patterns, predicates and named blocks must in
+            any case. The presets serve every network, so their types and places need not (``strict=False``).
 
-    >>> from dataclasses import replace
-    >>> from headwater.rules import Gamma
-    >>> mine = replace(load_composite("otsuki2024"), name="mine", names={"layer4.*": Gamma(0.25)})
-    >>> mine.names["layer4.*"].gamma
-    0.25
+    Raises:
+        InputError: something in ``rules`` is no such pair.
+
+    >>> import headwater as hw
+    >>> from headwater.composites import Last
+    >>> from headwater.rules import Epsilon, Gamma
+    >>> mine = hw.load_composite("otsuki2024").prepend(("layer4.*", Gamma(0.25)), (Last(), Epsilon()), name="mine")
+    >>> [str(entry.where) for entry in mine.entries[:3]]
+    ["module 'layer4.*'", 'last linear operation', 'first linear operation']
     """
 
     name: str
-    types: Mapping[str, Choice]
-    names: Mapping[str, Choice] = field(default_factory=dict)
-    first: Rule | None = None
-    last: Rule | None = None
-    after: tuple[int, Rule] | None = None
-    splitting: Splitting = field(default_factory=Ratio)
-    gates: Literal["features", "half"] = "features"
-    blocks: Blocks = ()
-    block_rule: Rule = field(default_factory=Gradient)
-    strict: bool = True
+    rules: Sequence[Pair | Entry]
+    strict: InitVar[bool | None] = None
+    entries: tuple[Entry, ...] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.gates not in ("features", "half"):
-            raise InputError(f"gates must be 'features' or 'half', got {self.gates!r}")
-        if self.blocks != "residual" and (
-            isinstance(self.blocks, str) or not all(isinstance(pattern, str) for pattern in self.blocks)
-        ):
-            raise InputError(f"blocks must be a tuple of paths and class names, or 'residual', got {self.blocks!r}")
-        if self.after is not None and not (isinstance(self.after, tuple) and len(self.after) == 2):
-            raise InputError(f"after must be (number of joins, rule), got {self.after!r}")
-        given = {"first": self.first, "last": self.last, "block_rule": self.block_rule}
-        given["after"] = None if self.after is None else self.after[1]
-        for place, rule in given.items():
-            if rule is not None and not isinstance(rule, Rule):
-                raise InputError(f"{place} must be a Rule object, got {rule!r}")
-        check_table("names", self.names)
-        check_table("types", self.types)
+    def __post_init__(self, strict: bool | None) -> None:
+        entries = tuple(self._entry(item) for item in self.rules)
+        if strict is not None:
+            entries = tuple(replace(entry, required=strict) for entry in entries)
+        object.__setattr__(self, "rules", entries)
+        object.__setattr__(self, "entries", entries)
+
+    def _entry(self, item: Pair | Entry) -> Entry:
+        if isinstance(item, Entry):
+            return item
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise InputError(f"composite {self.name!r}: rules must be pairs (where, rule), got {item!r}")
+        given, rule = item
+        where = as_where(given)
+        if where is None:
+            raise InputError(
+                f"composite {self.name!r}: a rule goes by a pattern of module paths, a Type, First, Last, AfterJoin, "
+                f"Blocks or a predicate; got {given!r}"
+            )
+        splits = hasattr(rule, "identity_skips") and not isinstance(rule, type)
+        if not isinstance(rule, (Rule, Gates)) and not splits:
+            raise InputError(
+                f"composite {self.name!r}: {where} must be given a Rule object, a splitting for joins or Gates for "
+                f"products; got {rule!r}"
+            )
+        return Entry(where, rule)
+
+    def prepend(self, *rules: Pair | Entry, name: str | None = None, strict: bool = True) -> Composite:
+        """The same composite with these rules before its own, so that they count where they match.
+
+        Args:
+            rules: pairs (where, rule), in order of precedence.
+            name: of the new composite; the same if not given.
+            strict: whether each of these rules must reach something in the network.
+
+        >>> from headwater.rules import Epsilon
+        >>> from headwater.composites import Last, load_composite
+        >>> load_composite("otsuki2024").prepend((Last(), Epsilon()), name="mine").name
+        'mine'
+        """
+        chosen = self.name if name is None else name
+        return Composite(chosen, (*Composite(chosen, rules, strict).entries, *self.entries))
+
+    def table(self) -> tuple[Entry, ...]:
+        """The entries with those that were registered, in the order in which they count."""
+        registered = [Entry(Registered(name), rule, required=False) for name, rule in registered_rules().items()]
+        marker = next((k for k, entry in enumerate(self.entries) if entry.where == REGISTERED[0]), len(self.entries))
+        return (*self.entries[:marker], *registered, *self.entries[marker + 1 :])
 
     def find_blocks(self, graph: Graph, operations: Sequence[Operation], lookup: Lookup) -> list[Group]:
         """The operations of ``graph`` that are taken as one layer, among those that the image's values enter.
 
-        Warns where ``blocks="residual"`` finds none and ``strict`` is false.
+        Warns where residual blocks are asked for, need not be there, and there are none.
 
         Raises:
-            InputError: an entry of ``blocks`` reaches nothing, or a module cannot be one layer.
+            InputError: an entry for blocks reaches nothing, or a module cannot be one layer.
         """
-        if self.blocks != "residual":
-            found = find_groups(graph, operations, self.blocks, _REGISTERED)
-            check_blocks(self.name, self.blocks, found, operations)
-            return found
-        structure = Structure(graph, [layer_for(operation, lookup) for operation in operations])
-        residual = structure.residual_blocks()
-        if not residual:
-            problem = f"composite {self.name!r} takes each residual block as one layer, and this network has none"
-            if self.strict:
-                raise InputError(f"{problem}; say blocks=() to take every operation alone, or strict=False")
-            warnings.warn(f"{problem}: every operation is a layer of its own", stacklevel=2)
-        return find_groups(graph, operations, (), _REGISTERED, residual)
+        entries = [(entry, entry.where) for entry in self.entries if isinstance(entry.where, Blocks)]
+        named = [where.which for _, where in entries if not where.from_graph]
+        found_in_graph = [entry for entry, where in entries if where.from_graph]
+        residual: tuple[ResidualBlock, ...] = ()
+        if found_in_graph:
+            layers = [layer_for(operation, lookup) for operation in operations]
+            residual = Structure(graph, layers).residual_blocks()
+            if not residual:
+                problem = f"composite {self.name!r} takes each residual block as one layer, and this network has none"
+                if found_in_graph[0].required:
+                    raise InputError(f"{problem}; leave Blocks('residual') out, or say strict=False")
+                warnings.warn(f"{problem}: every operation is a layer of its own", stacklevel=2)
+        groups = find_groups(graph, operations, named, registered_rules(), residual)
+        check_blocks(self.name, named, groups, operations)
+        return groups
 
-    def assign(self, graph: Graph, layers: Sequence[Layer]) -> list[Rule | None]:
-        """The rule of each layer of ``graph``; ``None`` for those that no relevance reaches, as in a gate's branch.
+    def assign(self, graph: Graph, layers: Sequence[Layer]) -> list[Assigned]:
+        """The rule of each layer of ``graph`` and why it has it.
 
         Raises:
             InputError: no rule fits an operation, or something in the composite reaches nothing.
             UnsupportedOperationError: relevance reaches an operation that nothing is registered for.
         """
-        structure = Structure(graph, layers)
-        reached, rules, used = {graph.output}, list[Rule | None](), set[Entry]()
+        structure, table = Structure(graph, layers), self.table()
+        reached, assigned, used = {graph.output}, list[Assigned](), set[int]()
         for layer in reversed(layers):
-            rule = self._rule(layer, structure, used) if layer.operation.name in reached else None
-            rules.append(rule)
-            if rule is not None:
-                reached.update(name for k, name in enumerate(layer.operation.inputs) if rule.passes_to(k))
-        check_entries(self, used, structure, reached)
-        return rules[::-1]
+            if layer.operation.name not in reached:
+                assigned.append(Assigned(None, "no relevance arrives"))
+                continue
+            rule, why = self._rule(layer, structure, table, used)
+            assigned.append(Assigned(rule, why))
+            reached.update(name for k, name in enumerate(layer.operation.inputs) if rule.passes_to(k))
+        check_reach(self.name, table, used, structure, reached)
+        return assigned[::-1]
 
-    def _rule(self, layer: Layer, structure: Structure, used: set[Entry]) -> Rule:
-        """The rule of one layer; the entry of the composite that decided it is added to ``used``."""
+    def _rule(self, layer: Layer, structure: Structure, table: Sequence[Entry], used: set[int]) -> tuple[Rule, str]:
+        """The rule of one layer and why; the entry that decided it is added to ``used``."""
         operation = layer.operation
         if isinstance(layer, Join) and len(operation.inputs) == 1:
-            return Pass()
-        entry, choice = self._chosen(layer, structure)
-        if choice is not None and not is_for(choice, layer):
-            raise misplaced(self.name, entry, choice, layer)
-        if entry is not None:
-            used.add(entry)
-        if isinstance(layer, Join):
-            return self._split(layer, self.splitting if choice is None else choice, structure)
-        if choice is None and isinstance(layer, (Product, MatrixProduct)):
-            return (Gate if isinstance(layer, Product) else MatrixGate)(structure.gate_shares(layer, self.gates))
-        if not isinstance(choice, Rule):
-            layer.refuse()
-            raise InputError(
-                f"composite {self.name!r} has no rule for {operation.kind!r} (category {layer.category!r}) in module "
-                f"{operation.module!r}; add one to its types or names"
-            )
-        if isinstance(layer, Rearrange) and layer.has_constants:
-            _check_batch_comes_first(operation, graph=structure.graph)
-        if isinstance(choice, ZPlus) and choice.signed and operation.inputs[0] in structure.nonnegative:
-            return choice.for_nonnegative()
-        return choice
-
-    def _chosen(self, layer: Layer, structure: Structure) -> tuple[Entry | None, Choice | None]:
-        """What the composite says for a layer, and which of its entries says so."""
-        operation, path = layer.operation, path_of(layer)
-        for pattern, choice in self.names.items():
-            if fnmatchcase(path, pattern) and is_for(choice, layer):
-                return ("names", pattern), choice
-        if isinstance(layer, Block):
-            return None, _REGISTERED.get(layer.call.kind, self.block_rule)
-        if isinstance(layer, Linear):
-            if self.first is not None and operation.name in structure.first:
-                return ("first", ""), self.first
-            if self.last is not None and operation.name in structure.last:
-                return ("last", ""), self.last
-            if self.after is not None and structure.joins_before[operation.name] >= self.after[0]:
-                return ("after", ""), self.after[1]
-        if operation.kind in self.types:
-            return ("types", operation.kind), self.types[operation.kind]
-        if operation.kind in _REGISTERED:
-            return None, _REGISTERED[operation.kind]
-        if layer.category in self.types:
-            return ("types", layer.category), self.types[layer.category]
-        return None, None
-
-    def _split(self, layer: Join, choice: Choice, structure: Structure) -> Rule:
-        inputs = layer.operation.inputs
-        if isinstance(choice, Rule):
-            if isinstance(choice, Split) and len(choice.takes_part) != len(inputs):
-                raise InputError(
-                    f"{choice} says of {len(choice.takes_part)} branches whether they take part; the join in module "
-                    f"{layer.operation.module!r} has {len(inputs)}"
-                )
-            return choice
-        identity = [structure.is_identity_skip(layer.operation.name, k) for k in range(len(inputs))]
-        left_out = not choice.identity_skips and not all(identity)
-        return Split(choice, tuple(not (left_out and skip) for skip in identity))
+            return Pass(), "a constant is added"
+        place = place_of(layer, structure)
+        for k, entry in enumerate(table):
+            if not entry.where.matches(place) or (entry.where.passes_over and not is_for(entry.rule, layer)):
+                continue
+            if not is_for(entry.rule, layer):
+                raise misplaced(self.name, entry, layer)
+            used.add(k)
+            return _fitted(entry.rule, layer, structure), str(entry.where)
+        layer.refuse()
+        raise InputError(
+            f"composite {self.name!r} has no rule for {operation.kind!r} (category {layer.category!r}) in module "
+            f"{operation.module!r}; add one, such as (Type({layer.category!r}), rule)"
+        )
 
     def __str__(self) -> str:
-        rows = [("splitting at joins", str(self.splitting)), ("products with a gate", self.gates)]
-        rows += [(f"module {pattern}", str(rule)) for pattern, rule in self.names.items()]
-        if self.blocks:
-            named = "found in the graph" if self.blocks == "residual" else ", ".join(self.blocks)
-            rows.append((f"blocks {named}", str(self.block_rule)))
-        if self.first is not None:
-            rows.append(("first linear operation", str(self.first)))
-        if self.last is not None:
-            rows.append(("last linear operation", str(self.last)))
-        if self.after is not None:
-            rows.append((f"linear, after join {self.after[0]}", str(self.after[1])))
-        rows += [(f"type {kind}", str(rule)) for kind, rule in self.types.items()]
-        rows += [(f"registered {kind}", str(rule)) for kind, rule in _REGISTERED.items() if kind not in self.types]
-        width = max(len(where) for where, _ in rows)
-        return "\n".join([self.name, *(f"  {where:<{width}}  {rule}" for where, rule in rows)])
+        width = max((len(where) for where, _ in self._rows()), default=0)
+        return "\n".join([self.name, *(f"  {where:<{width}}  {rule}" for where, rule in self._rows())])
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        """What each entry says, without registrations that an earlier entry overrides."""
+        types = set[str]()
+        for entry in self.table():
+            if isinstance(entry.where, Type):
+                types.add(entry.where.name)
+            if not (isinstance(entry.where, Registered) and entry.where.name in types):
+                yield str(entry.where), str(entry.rule)
+
+
+def _fitted(choice: Choice, layer: Layer, structure: Structure) -> Rule:
+    """The rule that a choice means for one layer: who takes part at a join, which factor is the gate."""
+    operation = layer.operation
+    if isinstance(choice, Gates):
+        shares = structure.gate_shares(layer, choice.to)
+        return Gate(shares) if isinstance(layer, Product) else MatrixGate(shares)
+    if not isinstance(choice, Rule):
+        identity = [structure.is_identity_skip(operation.name, k) for k in range(len(operation.inputs))]
+        left_out = not choice.identity_skips and not all(identity)
+        return Split(choice, tuple(not (left_out and skip) for skip in identity))
+    if isinstance(choice, Split) and len(choice.takes_part) != len(operation.inputs):
+        raise InputError(
+            f"{choice} says of {len(choice.takes_part)} branches whether they take part; the join in module "
+            f"{operation.module!r} has {len(operation.inputs)}"
+        )
+    if isinstance(layer, Rearrange) and layer.has_constants:
+        _check_batch_comes_first(operation, structure.graph)
+    if isinstance(choice, ZPlus) and choice.signed and operation.inputs[0] in structure.nonnegative:
+        return choice.for_nonnegative()
+    return choice
 
 
 def _check_batch_comes_first(operation: Operation, graph: Graph) -> None:
@@ -254,154 +227,3 @@ def _check_batch_comes_first(operation: Operation, graph: Graph) -> None:
                 f"operation {operation.kind!r} in module {operation.module!r} adds constants to a value of shape "
                 f"{shape} whose first dimension is not the batch; this is not supported"
             )
-
-
-_EXACT: dict[str, Choice] = {
-    "linear": ZPlus(),
-    "average": ZPlus(),
-    "max_pool": WinnerTakesAll(),
-    "elementwise": Pass(),
-    "rearrange": Follow(),
-}
-_PUBLISHED_ZPLUS = ZPlus(eps=1e-5, fallback=False, signed=False)
-_PUBLISHED: dict[str, Choice] = {
-    **_EXACT,
-    "linear": _PUBLISHED_ZPLUS,
-    "average": _PUBLISHED_ZPLUS,
-    "max_pool": MeanPool(eps=1e-5),
-}
-_SPLITTINGS: dict[str, Splitting] = {
-    "": Ratio(),
-    "-i": Symmetric(identity_skips=False),
-    "-ii": Symmetric(),
-    "-iii": Ratio(identity_skips=False),
-}
-_COMPOSITES: dict[str, Composite] = {}
-
-
-class _Registry(UserDict[str, Rule]):
-    """Rules by name, counting its changes."""
-
-    changes = 0
-
-    def __setitem__(self, key: str, item: Rule) -> None:
-        self.changes += 1
-        super().__setitem__(key, item)
-
-    def __delitem__(self, key: str) -> None:
-        self.changes += 1
-        super().__delitem__(key)
-
-
-_REGISTERED = _Registry()
-
-
-def registry_version() -> tuple[int, int]:
-    """Differs from before once a rule or a layer was registered; what is kept of an assignment goes by it."""
-    return _REGISTERED.changes, layer_version()
-
-
-def register_rule(name: str, rule: Rule) -> None:
-    """Say how relevance passes an operation or a module that Headwater does not know, in every composite.
-
-    Args:
-        name: an ATen name (``"logsumexp"``, as an error message gives it), or the name of a module's class, whose
-            operations are then taken as one layer.
-        rule: a rule of :mod:`headwater.rules` or your own. Composites that name a rule for the operation keep it. For
-            additions and subtractions, which join branches, it must be a rule for joins.
-
-    It counts from the next call on, also of an :class:`~headwater.LRP` that has been called before.
-
-    Raises:
-        InputError: ``rule`` is not a rule, or not one for joins where ``name`` is an addition.
-
-    >>> import torch, headwater as hw
-    >>> from headwater.rules import Pass
-    >>> class Squash(torch.nn.Module):
-    ...     def forward(self, h):
-    ...         return torch.erf(h)
-    >>> hw.register_rule("Squash", Pass())
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), Squash(), torch.nn.Flatten(), torch.nn.Linear(144, 2))
-    >>> hw.LRP(model)(torch.rand(1, 3, 8, 8)).conservation.error.item() < 1e-5
-    True
-    """
-    if not isinstance(rule, Rule):
-        raise InputError(f"rule must be a Rule object, got {rule!r}")
-    if joins_branches(name) and not takes_joins(rule):
-        raise InputError(
-            f"{rule} is not for {name!r}, which joins branches: relevance divides there by the composite's splitting; "
-            f"give a composite types={{{name!r}: ...}} with a splitting, or register a rule whose layers are joins"
-        )
-    _REGISTERED[name] = rule
-
-
-def register_composite(composite: Composite) -> None:
-    """Make ``composite`` known by its name, to :func:`load_composite`, methods and the command line."""
-    _COMPOSITES[composite.name] = composite
-
-
-for _suffix, _splitting in _SPLITTINGS.items():
-    register_composite(Composite(f"otsuki2024{_suffix}", _EXACT, first=WPlus(), splitting=_splitting, strict=False))
-    register_composite(
-        Composite(
-            f"otsuki2024{_suffix}-published",
-            _PUBLISHED,
-            first=WPlus(eps=1e-5, fallback=False),
-            splitting=_splitting,
-            strict=False,
-        )
-    )
-register_composite(Composite("otsuki2024-mixture", _EXACT, first=WPlus(), after=(8, Epsilon()), strict=False))
-register_composite(
-    Composite(
-        "epsilon",
-        {**_EXACT, "linear": Epsilon(bias=True), "average": Epsilon(), "max_pool": WinnerTakesAll()},
-        strict=False,
-    )
-)
-register_composite(
-    Composite(
-        "doublet2024",
-        {
-            **_EXACT,
-            "conv2d": Gradient(),
-            "batch_norm": Gradient(),
-            "max_pool": Gradient(),
-            "average": Gradient(),
-            "linear": Epsilon(fallback=False),
-        },
-        blocks="residual",
-        strict=False,
-    )
-)
-
-
-def load_composite(name: str) -> Composite:
-    """A preset by name.
-
-    Raises:
-        InputError: there is none of that name.
-
-    >>> print(load_composite("otsuki2024-iii"))  # doctest: +ELLIPSIS
-    otsuki2024-iii
-      splitting at joins      Ratio(identity_skips=False)
-      products with a gate    features
-      first linear operation  WPlus(eps=0.0, fallback=True)
-      type linear             ZPlus(eps=0.0, fallback=True, signed=True)
-      type average            ZPlus(eps=0.0, fallback=True, signed=True)
-      type max_pool           WinnerTakesAll()
-      type elementwise        Pass()
-      type rearrange          Follow()...
-    """
-    if name not in _COMPOSITES:
-        raise InputError(f"no composite is called {name!r}; there are {', '.join(list_composites())}")
-    return _COMPOSITES[name]
-
-
-def list_composites() -> list[str]:
-    """Names of all composites.
-
-    >>> "otsuki2024" in list_composites()
-    True
-    """
-    return sorted(_COMPOSITES)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwater.engine.flow import Flow
@@ -24,17 +25,17 @@ class Conservation:
         error: ``|input - seed| / |seed|``, ``(N,)``.
     """
 
-    seed: Tensor
-    input: Tensor
-    checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: Float[Tensor, " n"]
+    input: Float[Tensor, " n"]
+    checkpoints: Mapping[str, Float[Tensor, " n"]] = field(default_factory=dict)
     cuts: tuple[str, ...] = ()
 
     @property
-    def error(self) -> Tensor:
+    def error(self) -> Float[Tensor, " n"]:
         return self._error(self.input)
 
     @property
-    def checkpoint_errors(self) -> dict[str, Tensor]:
+    def checkpoint_errors(self) -> dict[str, Float[Tensor, " n"]]:
         """Relative error at each checkpoint that is a cut, ``(N,)``.
 
         A checkpoint inside a branch has none: what should arrive there is not known beforehand.
@@ -62,12 +63,12 @@ class Explanation:
         flow: how relevance divided at each join; ``None`` for methods that do not tell.
     """
 
-    heatmap: Tensor
-    logits: Tensor
-    probability: Tensor
-    target: Tensor
-    relevance: Tensor | None = None
-    checkpoints: Mapping[str, Tensor] = field(default_factory=dict)
+    heatmap: Float[Tensor, "n h w"]
+    logits: Float[Tensor, "n k *pixels"]
+    probability: Float[Tensor, " n"]
+    target: Int[Tensor, " n"]
+    relevance: Float[Tensor, "n c h w"] | None = None
+    checkpoints: Mapping[str, Float[Tensor, "n ..."]] = field(default_factory=dict)
     conservation: Conservation | None = None
     flow: Flow | None = None
 

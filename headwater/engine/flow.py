@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -23,10 +24,10 @@ class JoinFlow:
     name: str
     module: str
     branches: tuple[str, ...]
-    relevance: Tensor
+    relevance: Float[Tensor, "n branches"]
 
     @property
-    def skip(self) -> Tensor:
+    def skip(self) -> Float[Tensor, " n"]:
         """Part of the join's relevance that went through the skip, ``(N,)``, in [0, 1]; 0 without a skip."""
         total = self.relevance.sum(1)
         skips = [k for k, kind in enumerate(self.branches) if kind == "skip"]

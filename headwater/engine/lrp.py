@@ -1,4 +1,4 @@
-"""Layer-wise relevance propagation: trace, run forward, seed, walk back, one rule a step."""
+"""Layer-wise relevance propagation: trace, run forward, seed, walk back, one rule per step."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from headwater.engine.composites import Composite, load_composite, registry_version
-from headwater.engine.explanation import Conservation, Explanation
-from headwater.engine.graph import Graph, trace
+from headwater.engine.account import Account
+from headwater.engine.composites import Composite
+from headwater.engine.explanation import Explanation
+from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
 from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
-from headwater.engine.plan import Account, Plan, total
+from headwater.engine.plan import Plan, make_plan
+from headwater.engine.presets import load_composite
+from headwater.engine.registrations import registry_version
 from headwater.engine.seed import Region, Start, Target, check_start, make_seed
+from headwater.engine.sweep import sweep
+from headwater.engine.trace import trace
 from headwater.engine.weights import WeightStore
 from headwater.errors import InputError
 
@@ -56,7 +62,7 @@ class LRP:
 
     def __call__(
         self,
-        x: Tensor,
+        x: Float[Tensor, "n c h w"],
         target: Target = None,
         start: Start = "probability",
         checkpoints: Sequence[str] | Literal["cuts"] | None = (),
@@ -86,42 +92,43 @@ class LRP:
         """
         check_images(x, self.model)
         check_start(start)
-        plan = self._plan(x)
-        checkpoints = () if checkpoints is None else checkpoints
-        if checkpoints != "cuts" and (isinstance(checkpoints, str) or not isinstance(checkpoints, Collection)):
-            raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
-        if checkpoints == "cuts":
-            account = Account(len(x), add_up=plan.graph.cuts())
-            places = {name: name for name in account.add_up}
-        else:
-            places = {module: plan.input_of(module) for module in checkpoints}
-            account = Account(len(x), keep=set(places.values()))
+        plan = self.plan(x)
+        account = self._account(plan, len(x), checkpoints)
         with computing(x):
             plan.weights.refresh()
-            laid_out = detached(x).contiguous(memory_format=torch.channels_last)
-            output, values, shapes = plan.forward(laid_out)
-            begin = make_seed(output, len(x), target, start, region)
-            relevance = plan.backward(begin.seed, values, shapes, account)
-        seed = total(begin.relevance[:, None], len(x))
-        totals = {place: account.totals[name] for place, name in places.items() if name in account.totals}
+            images = detached(x).contiguous(memory_format=torch.channels_last)
+            plan.bindings.compute(images)
+            seed, relevance = sweep(
+                plan, images, lambda output: make_seed(output, len(x), target, start, region), account
+            )
         return Explanation(
             heatmap=relevance.sum(1),
-            logits=begin.logits,
-            probability=begin.probability,
-            target=begin.target,
+            logits=seed.logits,
+            probability=seed.probability,
+            target=seed.target,
             relevance=relevance.contiguous(),
-            checkpoints={place: account.relevance[name] for place, name in places.items() if name in account.relevance},
-            conservation=Conservation(
-                seed, total(relevance, len(x)), totals, tuple(p for p in totals if places[p] in plan.cuts)
-            ),
-            flow=plan.flow(account),
+            checkpoints=account.checkpoints(),
+            conservation=account.conservation(seed.total, relevance),
+            flow=account.flow(),
         )
+
+    def plan(self, x: Tensor) -> Plan:
+        """How images of this size are explained: ``print`` it for every operation, its module, its rule and why.
+
+        >>> import torch, headwater as hw
+        >>> print(hw.LRP(hw.load_model("tiny20")).plan(torch.zeros(1, 3, 64, 64)))  # doctest: +ELLIPSIS
+        module  operation  rule  why
+        conv1   conv2d     WPlus(eps=0.0, fallback=True)  first linear operation
+        bn1     batch_norm Pass() type 'elementwise'
+        ...
+        """
+        return self._plans.get(self.model, x, lambda: self._make_plan(x), registry_version())
 
     def graph(self, x: Tensor) -> Graph:
         """The list of operations that images of this size go through."""
-        return self._plan(x).graph
+        return self.plan(x).graph
 
-    def attribute(self, inputs: Tensor, target: Target = None) -> Tensor:
+    def attribute(self, inputs: Float[Tensor, "n c h w"], target: Target = None) -> Float[Tensor, "n c h w"]:
         """Captum's convention: the relevance of each input value, shaped as ``inputs``."""
         relevance = self(inputs, target).relevance
         assert relevance is not None
@@ -131,12 +138,18 @@ class LRP:
         """Copies and pickles without the plans, which are made again at the first call."""
         return {**self.__dict__, "_plans": Kept()}
 
-    def _plan(self, x: Tensor) -> Plan:
-        """The plan for images of this size, made on first sight and when the model or the registered rules change."""
-        return self._plans.get(self.model, x, lambda: self._make_plan(x), registry_version())
+    @staticmethod
+    def _account(plan: Plan, count: int, checkpoints: Sequence[str] | Literal["cuts"] | None) -> Account:
+        """Where the sweep is to note what arrives."""
+        if checkpoints == "cuts":
+            return Account(plan, count, {name: name for name in plan.graph.cuts()}, keep=False)
+        checkpoints = () if checkpoints is None else checkpoints
+        if isinstance(checkpoints, str) or not isinstance(checkpoints, Collection):
+            raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
+        return Account(plan, count, {module: plan.input_of(module) for module in checkpoints}, keep=True)
 
     def _make_plan(self, x: Tensor) -> tuple[Plan, int | None]:
         graph = trace(self.model, x, self.output)
         names = [name for operation in graph.operations for name in operation.weights]
         check_independence(graph, self.model, x)
-        return Plan(graph, self.composite, WeightStore(self.model, names, graph.constants())), graph.batch
+        return make_plan(graph, self.composite, WeightStore(self.model, names, graph.constants())), graph.batch

@@ -2,154 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
-from typing import Protocol
 
 import torch
 
-from headwater.engine.blocks import Blocks, Group, matches
+from headwater.engine.blocks import Group, matches_call
 from headwater.engine.graph import Operation
-from headwater.engine.layers import Block, Join, Layer, Linear, is_registered, joins_branches
+from headwater.engine.layers import (
+    Block,
+    Join,
+    Layer,
+    MatrixProduct,
+    Product,
+    is_registered,
+    joins_branches,
+)
 from headwater.engine.rules import Pass, Rule
-from headwater.engine.splitting import Splitting
 from headwater.engine.structure import Structure
+from headwater.engine.where import (
+    AfterJoin,
+    Blocks,
+    Choice,
+    Entry,
+    First,
+    Last,
+    Module,
+    Place,
+    Registered,
+    Satisfying,
+    Type,
+    place_of,
+)
 from headwater.errors import InputError
-
-Entry = tuple[str, str]
-"""A field of a composite and, where it is a table, the key: ``("names", "layer4.*")``, ``("first", "")``."""
 
 _CATEGORIES = ("linear", "average", "max_pool", "elementwise", "rearrange", "product", "matrix_product", "join")
 _SHOWN = 6
 
 
-class Entries(Protocol):
-    """The fields of a composite that are asked about here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def names(self) -> Mapping[str, Rule | Splitting]: ...
-    @property
-    def types(self) -> Mapping[str, Rule | Splitting]: ...
-    @property
-    def first(self) -> Rule | None: ...
-    @property
-    def last(self) -> Rule | None: ...
-    @property
-    def after(self) -> tuple[int, Rule] | None: ...
-    @property
-    def strict(self) -> bool: ...
-
-
-def takes_joins(choice: Rule | Splitting) -> bool:
+def takes_joins(choice: Choice) -> bool:
     """Whether this can say how relevance divides at a join: a splitting, or a rule that names joins as its layers."""
     if not isinstance(choice, Rule):
-        return True
+        return hasattr(choice, "identity_skips")
     kinds = choice.layers if isinstance(choice.layers, tuple) else (choice.layers,)
     return any(issubclass(kind, Join) for kind in kinds)
 
 
-def check_table(field: str, table: Mapping[str, Rule | Splitting]) -> None:
-    """Check that ``names`` or ``types`` goes from strings to rules and splittings.
-
-    Raises:
-        InputError: it does not.
-    """
-    for key, choice in table.items():
-        if not isinstance(key, str):
-            raise InputError(f"{field} goes by strings, such as 'conv2d' or 'layer4.*'; got {key!r}")
-        if not isinstance(choice, Rule) and (isinstance(choice, type) or not hasattr(choice, "identity_skips")):
-            raise InputError(f"{field}[{key!r}] must be a Rule object, or a splitting for joins; got {choice!r}")
-
-
-def is_for(choice: Rule | Splitting, layer: Layer) -> bool:
-    """Whether a rule, or a splitting, can pass relevance through this layer."""
+def is_for(choice: Choice, layer: Layer) -> bool:
+    """Whether a rule, a splitting or a choice of gates can pass relevance through this layer."""
     if isinstance(layer, Join):
         return len(layer.operation.inputs) > 1 and takes_joins(choice)
     if not isinstance(choice, Rule):
-        return False
+        return not takes_joins(choice) and isinstance(layer, (Product, MatrixProduct))
     several = len(layer.operation.inputs) > 1
     return isinstance(layer, choice.layers) and not (several and type(choice) is Pass)
 
 
-def path_of(layer: Layer) -> str:
-    """The module path that ``names`` go by: a block's own, else that of the innermost module."""
-    return layer.call.path if isinstance(layer, Block) else layer.operation.module
-
-
-def misplaced(name: str, entry: Entry | None, choice: Rule | Splitting, layer: Layer) -> InputError:
+def misplaced(name: str, entry: Entry, layer: Layer) -> InputError:
     """The error for an entry that gives an operation a rule that is for others."""
     operation = layer.operation
-    where = "a registration" if entry is None else entry[0] + (f"[{entry[1]!r}]" if entry[1] else "")
     expected = (
         "joins take a splitting, such as Ratio(), or a rule whose layers are joins"
         if isinstance(layer, Join)
         else "which is not what it is for"
     )
     return InputError(
-        f"composite {name!r}: {where} gives {choice} to {operation.kind!r} (a {type(layer).__name__}) in module "
-        f"{operation.module!r}; {expected}"
+        f"composite {name!r}: {entry.where} gives {entry.rule} to {operation.kind!r} (a {type(layer).__name__}) in "
+        f"module {operation.module!r}; {expected}"
     )
 
 
-def check_blocks(name: str, blocks: Blocks, found: Sequence[Group], operations: Sequence[Operation]) -> None:
-    """Every entry of ``blocks`` must have made a block.
+def check_blocks(name: str, patterns: Sequence[str], found: Sequence[Group], operations: Sequence[Operation]) -> None:
+    """Every named entry for blocks must have made a block.
 
     Raises:
         InputError: one has not.
     """
-    for pattern in blocks:
-        if any(matches(group.call, pattern) for group in found):
+    for pattern in patterns:
+        if any(matches_call(group.call, pattern) for group in found):
             continue
         calls = {call.key: call for operation in operations for call in operation.calls}.values()
-        if any(matches(call, pattern) for call in calls):
+        if any(matches_call(call, pattern) for call in calls):
             reason = "what it means lies inside of other blocks"
         else:
             known = [word for call in calls for word in (call.kind, call.path)]
             reason = f"no module of the network has such a path or class; {_near(pattern, known)}"
-        raise InputError(f"composite {name!r}: blocks {pattern!r} reaches nothing: {reason}")
+        raise InputError(f"composite {name!r}: {Blocks(pattern)} reaches nothing: {reason}")
 
 
-def check_entries(composite: Entries, used: Collection[Entry], structure: Structure, reached: Collection[str]) -> None:
-    """Every pattern must have decided a rule; where the composite is strict, every type and place too.
+def check_reach(
+    name: str, table: Sequence[Entry], used: Collection[int], structure: Structure, reached: Collection[str]
+) -> None:
+    """Every entry that must reach something has decided a rule.
 
     Args:
-        composite: whose entries are checked.
-        used: entries that decided the rule of an operation that relevance reaches.
+        name: of the composite.
+        table: its entries.
+        used: places in the table of those that decided the rule of a layer that relevance reaches.
         structure: the network.
         reached: values that relevance reaches.
 
     Raises:
-        InputError: an entry reaches nothing, or a type is none.
+        InputError: an entry reaches nothing, or a type is neither an ATen name nor a category.
     """
-    for pattern, choice in composite.names.items():
-        if ("names", pattern) not in used:
-            reason = _unreached_pattern(composite, pattern, choice, structure.layers, reached)
-            raise InputError(f"composite {composite.name!r}: names[{pattern!r}] reaches nothing: {reason}")
     kinds = {word for layer in structure.layers for word in (layer.operation.kind, layer.category)}
-    for key in composite.types:
-        if not _is_type(key, kinds):
+    places = [(layer, place_of(layer, structure)) for layer in structure.layers]
+    for k, entry in enumerate(table):
+        where = entry.where
+        if isinstance(where, Type) and not _is_type(where.name, kinds):
             raise InputError(
-                f"composite {composite.name!r}: types[{key!r}] is neither an ATen name nor a category; "
-                f"{_near(key, [*kinds, *_CATEGORIES])}"
+                f"composite {name!r}: {where} is neither an ATen name nor a category; "
+                f"{_near(where.name, [*kinds, *_CATEGORIES])}"
             )
-    if not composite.strict:
-        return
-    for key in composite.types:
-        if ("types", key) not in used:
-            raise _unreached(composite, f"types[{key!r}]", _unreached_type(key, kinds, structure))
-    for place in ("first", "last", "after"):
-        if getattr(composite, place) is not None and (place, "") not in used:
-            raise _unreached(composite, place, _unreached_place(composite, place, structure))
-
-
-def _unreached(composite: Entries, entry: str, reason: str) -> InputError:
-    return InputError(
-        f"composite {composite.name!r}: {entry} reaches nothing: {reason}; leave it out, or say strict=False for a "
-        "composite that is to serve many networks"
-    )
+        if k in used or isinstance(where, (Blocks, Registered)) or not (entry.required or where.always_checked):
+            continue
+        if isinstance(where, (Module, Satisfying)):
+            reason, advice = _unreached_pattern(table, k, places, reached), ""
+        else:
+            reason = _unreached_type(where.name, kinds, structure) if isinstance(where, Type) else ""
+            reason = reason or _unreached_place(where, places, structure)
+            advice = "; leave it out, or say strict=False for a composite that is to serve many networks"
+        raise InputError(f"composite {name!r}: {where} reaches nothing: {reason}{advice}")
 
 
 def _is_type(key: str, kinds: Collection[str]) -> bool:
@@ -171,63 +144,63 @@ def _unreached_type(key: str, kinds: set[str], structure: Structure) -> str:
     return "other entries that come first, or no relevance, reach all such operations"
 
 
-def _unreached_place(composite: Entries, place: str, structure: Structure) -> str:
-    if place == "after" and composite.after is not None and len(structure.joins) < composite.after[0]:
-        return f"the network has {len(structure.joins)} joins outside of blocks, and it says {composite.after[0]}"
-    names = getattr(structure, place, ())
-    if not any(isinstance(layer, Linear) for layer in structure.layers) or (place != "after" and not names):
+def _unreached_place(where: object, places: Sequence[tuple[Layer, Place]], structure: Structure) -> str:
+    if isinstance(where, AfterJoin) and len(structure.joins) < where.count:
+        return f"the network has {len(structure.joins)} joins outside of blocks, and it says {where.count}"
+    there = [p for _, p in places if isinstance(where, (First, Last, AfterJoin)) and where.matches(p)]
+    if not there:
         return "no operation of the network is there, outside of blocks"
-    paths = [path_of(layer) for layer in structure.layers if layer.operation.name in names]
-    where = f"what is there ({', '.join(map(repr, paths))})" if paths else "all that is there"
-    return f"{where} gets its rule from entries that come first, or gets no relevance"
+    named = f"what is there ({', '.join(repr(p.module) for p in there[:_SHOWN])})"
+    return f"{named} gets its rule from entries that come first, or gets no relevance"
 
 
 def _unreached_pattern(
-    composite: Entries, pattern: str, choice: Rule | Splitting, layers: Sequence[Layer], reached: Collection[str]
+    table: Sequence[Entry], index: int, places: Sequence[tuple[Layer, Place]], reached: Collection[str]
 ) -> str:
-    """Why a pattern of ``names`` decides nothing, and what it could reach."""
-    fitting = [layer for layer in layers if fnmatchcase(path_of(layer), pattern)]
+    """Why a pattern or a predicate decides nothing, and what it could reach."""
+    where, choice = table[index].where, table[index].rule
+    fitting = [(layer, place) for layer, place in places if where.matches(place)]
+    if not fitting and isinstance(where, Module):
+        return _no_such_path(where.pattern, choice, places)
     if not fitting:
-        return _no_such_path(pattern, choice, layers)
-    right = [layer for layer in fitting if is_for(choice, layer)]
+        return "it is false for every layer of the network"
+    right = [(layer, place) for layer, place in fitting if is_for(choice, layer)]
     if not right:
-        what = _listed("it fits", [_described(layer) for layer in fitting])
-        return f"{what}; {_purpose(choice)}"
-    if not any(layer.operation.name in reached for layer in right):
+        return f"{_listed('it fits', [_described(layer, place) for layer, place in fitting])}; {_purpose(choice)}"
+    if not any(layer.operation.name in reached for layer, _ in right):
         return (
-            "no relevance arrives at the operations that it fits, as in the branch of a gate (gates='half' sends some)"
+            "no relevance arrives at the operations that it fits, as in the branch of a gate (Gates('half') sends some)"
         )
-    for other, earlier in composite.names.items():
-        if other == pattern:
-            break
-        if any(fnmatchcase(path_of(layer), other) and is_for(earlier, layer) for layer in right):
-            return f"names[{other!r}] stands before it and takes what it fits; put the narrower pattern first"
+    for earlier in table[:index]:
+        if any(earlier.where.matches(place) and is_for(earlier.rule, layer) for layer, place in right):
+            return f"{earlier.where} stands before it and takes what it fits; put the narrower one first"
     return "other entries take what it fits"
 
 
-def _no_such_path(pattern: str, choice: Rule | Splitting, layers: Sequence[Layer]) -> str:
-    for layer in layers:
-        if isinstance(layer, Block) and any(fnmatchcase(o.module, pattern) for o in layer.operations):
-            return f"what it fits lies inside the block {path_of(layer)!r}, which is one layer"
-    calls = {call.path for layer in layers for call in layer.operation.calls}
-    if any(fnmatchcase(path, pattern) for path in calls):
+def _no_such_path(pattern: str, choice: Choice, places: Sequence[tuple[Layer, Place]]) -> str:
+    where = Module(pattern)
+    for layer, place in places:
+        if isinstance(layer, Block) and any(where.fits(o.module) for o in layer.operations):
+            return f"what it fits lies inside the block {place.module!r}, which is one layer"
+    calls = {call.path for layer, _ in places for call in layer.operation.calls}
+    if any(where.fits(path) for path in calls):
         return f"the module does nothing itself; {pattern + '.*'!r} means the operations of the modules inside it"
-    possible = [path_of(layer) for layer in layers if is_for(choice, layer)]
+    possible = [place.module for layer, place in places if is_for(choice, layer)]
     if not possible:
         return f"no operation of the network is of that path or kind; {_purpose(choice)}"
     return f"no operation of the network has such a path; {_near(pattern, possible)}"
 
 
-def _described(layer: Layer) -> str:
+def _described(layer: Layer, place: Place) -> str:
     if isinstance(layer, Block):
-        return f"the block {path_of(layer)!r}"
-    return f"{layer.operation.kind} in {path_of(layer) or 'the network itself'}"
+        return f"the block {place.module!r}"
+    return f"{place.kind} in {place.module or 'the network itself'}"
 
 
-def _purpose(choice: Rule | Splitting) -> str:
+def _purpose(choice: Choice) -> str:
     """What a rule is for, and what is for joins."""
     if not isinstance(choice, Rule):
-        return f"{choice} is for joins"
+        return f"{choice} is for {'joins' if takes_joins(choice) else 'products'}"
     kinds = choice.layers if isinstance(choice.layers, tuple) else (choice.layers,)
     named = "layers with one input" if type(choice) is Pass else ", ".join(kind.__name__ for kind in kinds)
     return f"{choice} is for {named} (joins take a splitting, such as Ratio())"

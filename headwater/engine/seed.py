@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwater.engine.guards.checks import check_classes
@@ -21,18 +22,18 @@ class Seed:
     """The beginning of a sweep.
 
     Attributes:
-        seed: relevance of the output, shaped as it.
-        relevance: its sum for each image, ``(N,)``.
+        relevance: relevance of the output, of its shape.
+        total: its sum per image, ``(N,)``.
         logits: the output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
         target: the explained class, long ``(N,)``.
         probability: its softmax probability, its mean over the region for per-pixel outputs, ``(N,)``.
     """
 
-    seed: Tensor
-    relevance: Tensor
-    logits: Tensor
-    target: Tensor
-    probability: Tensor
+    relevance: Float[Tensor, "n ..."]
+    total: Float[Tensor, " n"]
+    logits: Float[Tensor, "n k *pixels"]
+    target: Int[Tensor, " n"]
+    probability: Float[Tensor, " n"]
 
 
 def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region) -> Seed:
@@ -74,7 +75,7 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
 
 
 def check_target(target: Target, logits: Tensor) -> Tensor:
-    """The explained class of each image, long ``(N,)``, given a score per class ``(N, K)``.
+    """The explained class of each image, long ``(N,)``, given scores ``(N, K)``.
 
     Raises:
         InputError: wrong type, shape or range, or scores that are not finite.
@@ -96,7 +97,7 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
 
 
 def check_start(start: str) -> None:
-    """Raise an ``InputError`` for what is no way to begin."""
+    """Raise an ``InputError`` for an unknown ``start``."""
     if start not in get_args(Start):
         raise InputError(f"start must be one of {', '.join(get_args(Start))}, got {start!r}")
 

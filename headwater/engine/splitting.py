@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from headwater.errors import InputError
 
 
 class Splitting(Protocol):
@@ -71,3 +73,22 @@ class Symmetric:
 
     def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
         return [relevance / len(terms) for _ in terms]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """How relevance divides at a product of two values of the image: features, and the gate that they pass.
+
+    A gate is the factor that is broadcast, else the one that a sigmoid, softmax or another bounded function made; where
+    neither tells, each factor gets half.
+
+    Args:
+        to: ``"features"``: all of it to what passes the gate, none to the gate (Arras et al. 2017); ``"half"``: half to
+            each factor (Achtibat et al. 2024).
+    """
+
+    to: Literal["features", "half"] = "features"
+
+    def __post_init__(self) -> None:
+        if self.to not in ("features", "half"):
+            raise InputError(f"gates must be 'features' or 'half', got {self.to!r}")

@@ -29,7 +29,7 @@ ACTIVATIONS = frozenset(
     )
 )
 """Functions of one value, element by element, that end a residual block when they come right after its join."""
-_BOUNDED = frozenset(
+_GATE_FUNCTIONS = frozenset(
     ("sigmoid", "hardsigmoid", "softmax", "_softmax", "tanh", "hardtanh", "relu6", "clamp", "silu", "gelu", "hardswish")
 )
 _NEVER_NEGATIVE = frozenset(("relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "_softmax", "softplus"))
@@ -213,7 +213,7 @@ class Structure:
             return (0.5, 0.5)
         if layer.operation.kind == "div":
             return (1.0, 0.0)
-        signs = [self._spread(names), [self._bounded(name) for name in names]]
+        signs = [self._spread(names), [self._from_gate_function(name) for name in names]]
         if isinstance(layer, MatrixProduct):
             signs = signs[1:]
         for first, second in signs:
@@ -229,13 +229,13 @@ class Structure:
         pairs = list(zip(first, second, strict=True))
         return [any(a == 1 != b for a, b in pairs), any(b == 1 != a for a, b in pairs)]
 
-    def _bounded(self, name: str) -> bool:
+    def _from_gate_function(self, name: str) -> bool:
         """Whether a value comes from a sigmoid, a softmax or the like, with no other function after it."""
         while True:
             layer = self.producers.get(name)
             if layer is None:
                 return False
-            if layer.operation.kind in _BOUNDED:
+            if layer.operation.kind in _GATE_FUNCTIONS:
                 return True
             passes = isinstance(layer, Rearrange) or layer.operation.kind in ("mul", "div", "add", "dropout", "clone")
             if not passes or len(layer.operation.inputs) != 1:

@@ -1,12 +1,14 @@
-"""The model's parameters, looked up at each call, and what has been derived from them."""
+"""What the arguments of operations stand for: the model's parameters, looked up at each call, and constants."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from headwater.engine.graph import Constant, Graph, Value, Weight
 from headwater.engine.guards.checksum import checksum, same
 from headwater.errors import InputError
 
@@ -58,6 +60,38 @@ class WeightStore:
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]
+
+
+class Bindings:
+    """What the arguments of operations stand for: called with a leaf of them, it gives the tensor or number.
+
+    Args:
+        graph: whose operations are bound.
+        tensors: gives the model's parameters and buffers by name, as they are now.
+    """
+
+    def __init__(self, graph: Graph, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._graph, self._tensors = graph, tensors
+        self._plain = [operation for operation in graph.operations if not operation.inputs]
+        self._values = threading.local()  # each thread its own, which may explain another number of images
+
+    def __call__(self, leaf: Any) -> Any:
+        if isinstance(leaf, Weight):
+            return self._tensors()[leaf.name]
+        if isinstance(leaf, Constant):
+            return leaf.tensor
+        if isinstance(leaf, Value):
+            return self._values.by_name[leaf.name]
+        return leaf
+
+    def compute(self, x: Tensor) -> None:
+        """Compute the values that depend on weights and sizes alone, for a run on the images ``x``."""
+        values: dict[str, Any] = {self._graph.input: x}
+        self._values.by_name = values
+        for operation in self._plain:
+            args, kwargs = operation.bind(self)
+            values[operation.name] = operation.target(*args, **kwargs)
+        del values[self._graph.input]
 
 
 def identity_of(tensor: Tensor) -> tuple[Any, ...]:

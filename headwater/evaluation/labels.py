@@ -21,7 +21,7 @@ from headwater.data.classes import (
 from headwater.data.labelled import LabelledImages, has_lists, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.data.texts import read_columns
-from headwater.engine.graph import shared_copy
+from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, InputError
 from headwater.evaluation.settings import LABELS, Settings
 from headwater.models.registry import ModelCard, card_of, network_input, wnids_among

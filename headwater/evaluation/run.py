@@ -23,8 +23,8 @@ from headwater import __version__
 from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import Preprocessing
 from headwater.engine.explanation import Explanation
-from headwater.engine.graph import shared_copy
 from headwater.engine.lrp import LRP
+from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, HeadwaterError, MissingDependencyError
 from headwater.evaluation.chunks import unfinished, write_checked
 from headwater.evaluation.labels import PREDICTED, label_for

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from headwater.engine.composites import list_composites
 from headwater.engine.explanation import Explanation
 from headwater.engine.lrp import LRP
+from headwater.engine.presets import list_composites
 from headwater.errors import InputError
 from headwater.heatmaps import heat_quantization
 from headwater.methods.abn import AttentionMap

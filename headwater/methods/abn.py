@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headwater.engine.explanation import Explanation
-from headwater.engine.graph import shared_copy
 from headwater.engine.guards.checks import check_images
 from headwater.engine.guards.modes import computing
 from headwater.engine.seed import Target, check_target
+from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
 
 

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from headwater.engine.explanation import Explanation
-from headwater.engine.graph import Graph, trace
+from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
 from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
 from headwater.engine.seed import Target, check_target
 from headwater.engine.structure import Structure, layers_of
+from headwater.engine.trace import trace
 from headwater.errors import MissingDependencyError, TraceError
 from headwater.methods.rebuilt import Rebuilt
 

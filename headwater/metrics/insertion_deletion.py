@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.engine.graph import shared_copy
 from headwater.engine.guards.checks import check_classes, check_images, check_maps, check_whole
+from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
 
 Protocol = Literal["published", "budget"]

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from headwater.engine.graph import Value, trace
+from headwater.engine.graph import Value
+from headwater.engine.trace import trace
 from headwater.errors import TraceError
 
 X = torch.zeros(1, 3, 8, 8)

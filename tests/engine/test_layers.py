@@ -5,8 +5,8 @@ import torch
 from helpers import linear_layer
 from torch import nn
 
-from headwater.engine.graph import trace
 from headwater.engine.layers import layer_for
+from headwater.engine.trace import trace
 from headwater.errors import UnsupportedOperationError
 
 

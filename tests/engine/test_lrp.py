@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +9,12 @@ from helpers import TinyResidual, settle
 from torch import nn
 
 import headwater as hw
-from headwater.engine.plan import Account
+from headwater.composites import Blocks
+from headwater.engine.account import Account
+from headwater.engine.seed import Seed
+from headwater.engine.sweep import sweep
 from headwater.errors import InputError, TraceError, UnsupportedOperationError
+from headwater.rules import Gradient
 
 EXACT = ["otsuki2024", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii"]
 FAMILY = [name for name in hw.list_models() if name != "tiny20"]
@@ -162,7 +165,7 @@ def test_logits_are_the_models_own(tiny, images):
 
 
 def test_doublet2024_is_the_gradient_rule_on_whole_blocks(tiny, images):
-    composite = replace(hw.load_composite("doublet2024"), blocks=("TinyBlock",))
+    composite = hw.load_composite("doublet2024").prepend((Blocks("TinyBlock"), Gradient()))
     tiny, images = tiny.double(), images.double()
     e = hw.LRP(tiny, composite)(images, target=0, checkpoints=["block1", "block2"])
     h = images
@@ -255,16 +258,16 @@ def test_targets(tiny, images):
 def test_the_sweep_has_no_data_dependent_python_and_compiles_whole(tiny, images):
     lrp = hw.LRP(tiny)
     expected = lrp(images, target=1)
-    plan = lrp._plan(images)
-
-    def sweep(x, seed):
-        _, values, shapes = plan.forward(x)
-        return plan.backward(seed, values, shapes, Account(len(x)))
-
+    plan = lrp.plan(images)
     seed = torch.zeros(3, 5)
     seed[:, 1] = expected.probability
+
+    def relevance(x):
+        begin = Seed(seed, seed.sum(1), expected.logits, expected.target, expected.probability)
+        return sweep(plan, x, lambda _: begin, Account(plan, len(x), {}, keep=False))[1]
+
     with torch.no_grad():
-        compiled = torch.compile(sweep, fullgraph=True, backend="eager")(images, seed)
+        compiled = torch.compile(relevance, fullgraph=True, backend="eager")(images)
     torch.testing.assert_close(compiled, expected.relevance)
 
 
@@ -328,7 +331,7 @@ def test_the_model_is_untouched_after_an_error_in_the_middle(tiny, images):
 
     model = prepared(tiny, images)
     before = state(model)
-    composite = replace(hw.load_composite("otsuki2024"), names={"block1.relu": Fails()})
+    composite = hw.load_composite("otsuki2024").prepend(("block1.relu", Fails()))
     with pytest.raises(RuntimeError, match="in the middle"):
         hw.LRP(model, composite)(images)
     assert torch.is_grad_enabled()
@@ -377,7 +380,7 @@ def test_checkpoints_are_the_relevance_at_a_modules_input(tiny, images):
 def test_checkpoints_that_cannot_be_are_clear_errors(tiny, images):
     with pytest.raises(InputError, match=r"no module 'layer9'.*block1"):
         hw.LRP(tiny)(images, checkpoints=["layer9"])
-    composite = replace(hw.load_composite("doublet2024"), blocks=("TinyBlock",))
+    composite = hw.load_composite("doublet2024").prepend((Blocks("TinyBlock"), Gradient()))
     with pytest.raises(InputError, match="inside a block"):
         hw.LRP(tiny, composite)(images, checkpoints=["block1.conv2"])
 

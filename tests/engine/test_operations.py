@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import settle
+from helpers import no_registrations, settle
 from torch import nn
 from torch.nn import functional as f
 
 import headwater as hw
+from headwater.composites import Composite, First, Gates, Type
 from headwater.engine.rules import Gradient, Pass, Rule
 from headwater.errors import InputError, TraceError, UnsupportedOperationError
 
@@ -128,6 +129,11 @@ OPERATIONS = {
 }
 
 
+def to(gates):
+    """Who gets the relevance of products."""
+    return (Type("product"), Gates(gates)), (Type("matrix_product"), Gates(gates))
+
+
 @pytest.mark.parametrize(
     ("name", "gates"),
     [
@@ -138,14 +144,12 @@ OPERATIONS = {
     ],
 )
 def test_operation_conserves_and_keeps_images_apart(name, gates):
-    from dataclasses import replace
-
     torch.manual_seed(0)
     net = OPERATIONS[name]
     x = torch.randn(3, 3, 12, 10)
     net.eval()(x)
     settle(net)
-    lrp = hw.LRP(net, replace(hw.load_composite("otsuki2024"), name="mine", gates=gates))
+    lrp = hw.LRP(net, hw.load_composite("otsuki2024").prepend(*to(gates), strict=False))
     e = lrp(x, checkpoints="cuts")
     assert e.relevance.isfinite().all()
     assert len(e.conservation.checkpoints) >= 4
@@ -181,11 +185,10 @@ class SqueezeExcite(nn.Module):
 
 @pytest.mark.parametrize(("gates", "to_features"), [("features", 1.0), ("half", 0.5)])
 def test_a_gate_gets_its_share(gates, to_features):
-    from dataclasses import replace
-
     net = SqueezeExcite().double().eval()
     x = torch.rand(2, 4, 1, 1, dtype=torch.float64)
-    composite = replace(hw.load_composite("otsuki2024"), name="mine", gates=gates, first=None)
+    rules = [entry for entry in hw.load_composite("otsuki2024").entries if not isinstance(entry.where, First)]
+    composite = Composite("mine", rules).prepend((Type("product"), Gates(gates)))
     e = hw.LRP(net, composite)(x, target=2, checkpoints=["gate"])
     p = e.probability
     expected = torch.zeros(2, 4, dtype=torch.float64)
@@ -252,13 +255,8 @@ def test_a_convolution_whose_kernel_the_image_makes_is_refused():
 @pytest.fixture
 def registered():
     """Nothing registered before, whatever the documentation's examples did in this process; and as it was after."""
-    from headwater.engine import composites
-
-    before = dict(composites._REGISTERED)
-    composites._REGISTERED.clear()
-    yield
-    composites._REGISTERED.clear()
-    composites._REGISTERED.update(before)
+    with no_registrations():
+        yield
 
 
 def test_a_users_own_operation_by_one_registration(registered):
@@ -302,8 +300,6 @@ def test_a_users_own_module_by_one_registration(registered):
 
 
 def test_a_registered_rule_does_not_override_what_a_composite_names(registered):
-    from dataclasses import replace
-
     hw.register_rule("relu", Recorded(seen := []))
     net = Net(lambda h: h.relu())
     x = torch.randn(1, 3, 6, 6)
@@ -311,7 +307,7 @@ def test_a_registered_rule_does_not_override_what_a_composite_names(registered):
     base = hw.load_composite("otsuki2024")
     hw.LRP(net, base)(x)
     assert seen == ["elementwise"]
-    hw.LRP(net, replace(base, name="mine", types={**base.types, "relu": Pass()}))(x)
+    hw.LRP(net, base.prepend((Type("relu"), Pass())))(x)
     assert seen == ["elementwise"], "the registered rule is not asked again"
 
 
@@ -321,7 +317,5 @@ def test_what_is_no_rule_cannot_be_registered():
 
 
 def test_gates_must_be_one_of_two():
-    from dataclasses import replace
-
     with pytest.raises(InputError, match="'features' or 'half'"):
-        replace(hw.load_composite("otsuki2024"), gates="all")
+        Gates("all")

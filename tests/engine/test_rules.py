@@ -123,8 +123,8 @@ def test_zbox_takes_bounds_by_channel_and_counts_them():
 
 
 def pool_layer(pool, h):
-    from headwater.engine.graph import trace
     from headwater.engine.layers import layer_for
+    from headwater.engine.trace import trace
 
     return layer_for(trace(pool, h).operations[-1], lambda leaf: leaf)
 

@@ -92,7 +92,7 @@ def test_bad_regions(segmenter, x, region, message):
 
 
 def test_a_region_needs_an_output_a_pixel(tiny, images):
-    with pytest.raises(InputError, match="output a pixel"):
+    with pytest.raises(InputError, match="per-pixel outputs"):
         hw.LRP(tiny)(images, region=(0, 0))
 
 

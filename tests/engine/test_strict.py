@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers import no_registrations
 from torch import nn
 
 import headwater as hw
-from headwater.engine import composites
-from headwater.engine.composites import Composite
+from headwater.composites import AfterJoin, Blocks, Composite, First, Gates, Last, Type
 from headwater.engine.layers import Elementwise, Join
 from headwater.engine.rules import Epsilon, Flat, Follow, Gamma, Gradient, Pass, Rule, Split, WPlus, ZPlus
 from headwater.engine.splitting import Ratio, Symmetric
@@ -18,48 +18,49 @@ from headwater.errors import InputError
 
 BASE = hw.load_composite("otsuki2024")
 DOUBLET = hw.load_composite("doublet2024")
-EXACT = {"linear": ZPlus(), "average": ZPlus(), "elementwise": Pass()}
+EXACT = [(Type("linear"), ZPlus()), (Type("average"), ZPlus()), (Type("elementwise"), Pass()), (Type("join"), Ratio())]
 """Every category that the tiny network has."""
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def registered():
     """Registrations end with the test."""
-    monkeypatch.setattr(composites, "_REGISTERED", composites._Registry())
+    with no_registrations():
+        yield
 
 
 # -- what reaches nothing ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("names", "message"),
+    ("rules", "message"),
     [
-        ({"layer9.*": Gamma()}, r"names\['layer9\.\*'\] reaches nothing: no operation of the network has such a path"),
-        ({"block1.conv3": Gamma()}, "did you mean 'block1.conv"),
-        ({"*.bn1": Gamma()}, r"it fits batch_norm in block1.bn1, batch_norm in block2.bn1; Gamma.* is for Linear"),
-        ({"block1": Gamma()}, r"it fits add in block1; Gamma.* \(joins take a splitting"),
-        ({"block1.conv*": Symmetric()}, r"it fits conv2d in .*; Symmetric.* is for joins"),
+        ([("layer9.*", Gamma())], r"module 'layer9\.\*' reaches nothing: no operation of the network has such a path"),
+        ([("block1.conv3", Gamma())], "did you mean 'block1.conv"),
+        ([("*.bn1", Gamma())], r"it fits batch_norm in block1.bn1, batch_norm in block2.bn1; Gamma.* is for Linear"),
+        ([("block1", Gamma())], r"it fits add in block1; Gamma.* \(joins take a splitting"),
+        ([("block1.conv*", Symmetric())], r"it fits conv2d in .*; Symmetric.* is for joins"),
         (
-            {"block1.*": Flat(), "block1.conv2": Gamma()},
-            r"names\['block1\.\*'\] stands before it .* narrower pattern first",
+            [("block1.*", Flat()), ("block1.conv2", Gamma())],
+            r"module 'block1\.\*' stands before it .* narrower one first",
         ),
-        ({"block1.conv3": Symmetric()}, "it could reach 'block1', 'block2'|did you mean 'block1'"),
+        ([("block1.conv3", Symmetric())], "it could reach 'block1', 'block2'|did you mean 'block1'"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_pattern_that_reaches_nothing_is_an_error_in_any_composite(tiny, images, names, message, strict):
-    mine = Composite("mine", EXACT, names=names, strict=strict)
+def test_a_pattern_that_reaches_nothing_is_an_error_in_any_composite(tiny, images, rules, message, strict):
+    mine = Composite("mine", [*rules, *EXACT], strict=strict)
     with pytest.raises(InputError, match=message):
         hw.LRP(tiny, mine)(images)
     with pytest.raises(InputError, match=message):
-        hw.LRP(tiny, replace(BASE, names=names))(images)
+        hw.LRP(tiny, BASE.prepend(*rules))(images)
 
 
 def test_a_container_without_operations_of_its_own_says_what_to_write(images):
     net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()), nn.Flatten(), nn.LazyLinear(2)).eval()
     net(images)
     with pytest.raises(InputError, match=r"the module does nothing itself; '0\.\*' means"):
-        hw.LRP(net, replace(BASE, names={"0": Gamma()}))(images)
+        hw.LRP(net, BASE.prepend(("0", Gamma())))(images)
 
 
 def test_a_pattern_for_a_branch_without_relevance_says_so(images):
@@ -72,37 +73,51 @@ def test_a_pattern_for_a_branch_without_relevance_says_so(images):
             h = self.conv(x)
             return self.head((h * self.gate(h).sigmoid()).mean((2, 3)))
 
-    mine = replace(BASE, names={"gate": Gamma()})
-    with pytest.raises(InputError, match=r"no relevance arrives .*gates='half'"):
+    mine = BASE.prepend(("gate", Gamma()))
+    with pytest.raises(InputError, match=r"no relevance arrives .*Gates\('half'\)"):
         hw.LRP(Gated().eval(), mine)(images)
-    hw.LRP(Gated().eval(), replace(mine, gates="half"))(images)
+    hw.LRP(Gated().eval(), mine.prepend((Type("product"), Gates("half"))))(images)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("rules", "message"),
     [
-        ({"types": {**EXACT, "max_pool": Pass()}}, r"types\['max_pool'\] reaches nothing: the network has no such"),
-        ({"types": {**EXACT, "conv1d": Gamma()}}, r"types\['conv1d'\] reaches nothing: .*it has add, "),
-        ({"after": (3, Gamma())}, "after reaches nothing: the network has 2 joins outside of blocks, and it says 3"),
+        ([(Type("max_pool"), Pass())], "type 'max_pool' reaches nothing: the network has no such"),
+        ([(Type("conv1d"), Gamma())], "type 'conv1d' reaches nothing: .*it has add, "),
         (
-            {"names": {"head": Flat()}, "last": Gamma()},
-            r"last reaches nothing: what is there \('head'\) gets its rule from",
+            [(AfterJoin(3), Gamma())],
+            "after join 3 reaches nothing: the network has 2 joins .* says 3",
         ),
-        ({"names": {"stem": Flat()}, "first": WPlus()}, r"first reaches nothing: what is there \('stem'\)"),
+        (
+            [("head", Flat()), (Last(), Gamma())],
+            r"last .* reaches nothing: what is there \('head'\) gets its",
+        ),
+        ([("stem", Flat()), (First(), WPlus())], r"first .* reaches nothing: what is there \('stem'\)"),
     ],
 )
-def test_types_and_places_that_reach_nothing(tiny, images, change, message):
-    mine = replace(Composite("mine", EXACT), **change)
-    with pytest.raises(InputError, match=f"'mine': {message}.*strict=False"):
-        hw.LRP(tiny, mine)(images)
-    assert hw.LRP(tiny, replace(mine, strict=False))(images).heatmap.shape == (3, 16, 12)
+def test_types_and_places_that_reach_nothing(tiny, images, rules, message):
+    with pytest.raises(InputError, match=f"'mine': .*{message}.*strict=False"):
+        hw.LRP(tiny, Composite("mine", [*rules, *EXACT]))(images)
+    with pytest.raises(InputError, match=message):
+        hw.LRP(tiny, BASE.prepend(*rules))(images)
+    for relaxed in (Composite("mine", [*rules, *EXACT], strict=False), BASE.prepend(*rules, strict=False)):
+        assert hw.LRP(tiny, relaxed)(images).heatmap.shape == (3, 16, 12)
+
+
+def test_a_predicate_that_is_true_nowhere_is_an_error_in_any_composite(tiny, images):
+    def nowhere(place):
+        return place.joins_before > 9
+
+    for strict in (True, False):
+        with pytest.raises(InputError, match="predicate nowhere reaches nothing: it is false for every layer"):
+            hw.LRP(tiny, BASE.prepend((nowhere, Gamma()), strict=strict))(images)
 
 
 @pytest.mark.parametrize("key", ["conv", "linaer", "relu_", "block", "ReLU", "a b", ""])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_type_that_no_operation_goes_by_is_an_error_in_any_composite(tiny, images, key, strict):
-    with pytest.raises(InputError, match=rf"types\['{key}'\] is neither an ATen name nor a category; (did|it could)"):
-        hw.LRP(tiny, Composite("mine", {**EXACT, key: Pass()}, strict=strict))(images)
+    with pytest.raises(InputError, match=rf"type '{key}' is neither an ATen name nor a category; (did|it could)"):
+        hw.LRP(tiny, Composite("mine", [(Type(key), Pass()), *EXACT], strict=strict))(images)
 
 
 @pytest.mark.parametrize(
@@ -110,41 +125,42 @@ def test_a_type_that_no_operation_goes_by_is_an_error_in_any_composite(tiny, ima
     [
         (("TinyBlok",), "'TinyBlok' reaches nothing: no module .* did you mean 'TinyBlock'"),
         (("TinyBlock", "block1.conv*"), r"'block1.conv\*' reaches nothing: what it means lies inside of other blocks"),
-        ("TinyBlock", "must be a tuple of paths and class names, or 'residual', got 'TinyBlock'"),
     ],
 )
 def test_blocks_that_reach_nothing(tiny, images, blocks, message):
     with pytest.raises(InputError, match=message):
-        hw.LRP(tiny, replace(DOUBLET, blocks=blocks))(images)
+        hw.LRP(tiny, DOUBLET.prepend(*((Blocks(which), Gradient()) for which in blocks)))(images)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("rule", "message"),
     [
-        ({"names": {"stem": Gamma}}, r"names\['stem'\] must be a Rule object"),
-        ({"types": {"add": Ratio}}, r"types\['add'\] must be a Rule object, or a splitting"),
-        ({"types": {nn.Conv2d: Gamma()}}, "types goes by strings"),
-        ({"blocks": (nn.ReLU,)}, "must be a tuple of paths and class names"),
-        ({"first": Ratio()}, "first must be a Rule"),
-        ({"after": Epsilon()}, r"after must be \(number of joins, rule\)"),
+        (("stem", Gamma), "module 'stem' must be given a Rule object"),
+        ((Type("add"), Ratio), "type 'add' must be given a Rule object, a splitting"),
+        ((nn.Conv2d, Gamma()), "a rule goes by a pattern of module paths.*got <class"),
+        ((3, Gamma()), "a rule goes by a pattern of module paths.*got 3"),
+        ("stem", r"rules must be pairs \(where, rule\), got 'stem'"),
+        (Epsilon(), r"rules must be pairs \(where, rule\)"),
     ],
 )
-def test_what_is_no_rule_is_refused_where_it_is_given(change, message):
+def test_what_is_no_rule_is_refused_where_it_is_given(rule, message):
     with pytest.raises(InputError, match=message):
-        replace(BASE, **change)
+        BASE.prepend(rule)
 
 
 @pytest.mark.parametrize(
-    ("types", "message"),
+    ("rule", "message"),
     [
-        ({"relu": Gamma()}, r"types\['relu'\] gives Gamma.* to 'relu' \(a Activation\).*not what it is for"),
-        ({"add": Pass()}, r"types\['add'\] gives Pass.* to 'add' \(a Join\).*joins take a splitting"),
-        ({"relu": Ratio()}, r"types\['relu'\] gives Ratio"),
+        ((Type("relu"), Gamma()), r"type 'relu' gives Gamma.* to 'relu' \(a Activation\).*not what it is for"),
+        ((Type("add"), Pass()), r"type 'add' gives Pass.* to 'add' \(a Join\).*joins take a splitting"),
+        ((Type("relu"), Ratio()), r"type 'relu' gives Ratio"),
+        ((Type("relu"), Gates()), r"type 'relu' gives Gates"),
+        ((First(), Ratio()), r"first linear operation gives Ratio"),
     ],
 )
-def test_a_rule_for_other_operations_is_an_error(tiny, images, types, message):
+def test_a_rule_for_other_operations_is_an_error(tiny, images, rule, message):
     with pytest.raises(InputError, match=message):
-        hw.LRP(tiny, replace(BASE, types={**BASE.types, **types}))(images)
+        hw.LRP(tiny, BASE.prepend(rule))(images)
 
 
 @pytest.mark.parametrize("name", hw.list_composites())
@@ -161,21 +177,22 @@ def test_presets_serve_networks_that_lack_what_they_name(name):
 
 
 @pytest.mark.parametrize(
-    "mine",
+    "rule",
     [
-        replace(BASE, names={"block*": Symmetric()}),
-        replace(BASE, types={**BASE.types, "add": Symmetric()}),
-        replace(BASE, types={**BASE.types, "join": Symmetric()}),
-        replace(BASE, names={"block*": Split(Symmetric(), (True, True))}),
+        ("block*", Symmetric()),
+        (Type("add"), Symmetric()),
+        (Type("join"), Symmetric()),
+        (lambda place: place.category == "join", Symmetric()),
+        ("block*", Split(Symmetric(), (True, True))),
     ],
 )
-def test_joins_can_be_named(tiny, images, mine):
-    expected = hw.LRP(tiny, replace(BASE, splitting=Symmetric()))(images)
-    assert torch.equal(hw.LRP(tiny, mine)(images).relevance, expected.relevance)
+def test_joins_can_be_named(tiny, images, rule):
+    expected = hw.LRP(tiny, "otsuki2024-ii")(images)
+    assert torch.equal(hw.LRP(tiny, BASE.prepend(rule))(images).relevance, expected.relevance)
 
 
 def test_one_join_of_two_and_identity_skips_left_out_there(tiny, images):
-    flow = hw.LRP(tiny, replace(BASE, names={"block2": Symmetric(identity_skips=False)}))(images).flow
+    flow = hw.LRP(tiny, BASE.prepend(("block2", Symmetric(identity_skips=False))))(images).flow
     assert (flow.joins[1].skip == 0).all()
     assert (flow.joins[0].skip > 0).all()
 
@@ -188,7 +205,7 @@ def test_a_rule_of_ones_own_for_joins(tiny, images):
         def __call__(self, layer, weights, inputs, relevance):
             return [relevance / 3, relevance * 2 / 3]
 
-    for mine in (replace(BASE, names={"block*": Thirds()}), replace(BASE, types={**BASE.types, "add": Thirds()})):
+    for mine in (BASE.prepend(("block*", Thirds())), BASE.prepend((Type("add"), Thirds()))):
         e = hw.LRP(tiny, mine)(images)
         assert (e.conservation.error < 1e-6).all()
         for join in e.flow.joins:
@@ -199,20 +216,22 @@ def test_a_rule_of_ones_own_for_joins(tiny, images):
         hw.register_rule("add", Pass())
     by_hand = hw.LRP(tiny, mine)(images).relevance
     hw.register_rule("add", Thirds())
-    assert torch.equal(hw.LRP(tiny)(images).relevance, by_hand)
+    last = Composite("mine", [e for e in BASE.entries if e.where != Type("join")])
+    assert torch.equal(hw.LRP(tiny, last)(images).relevance, by_hand)
 
 
-@pytest.mark.parametrize("blocks", ["residual", ("TinyBlock",)])
-def test_blocks_can_be_named(tiny, images, blocks):
-    one = replace(DOUBLET, blocks=blocks, names={"block1": Gradient(0.1)})
-    both = replace(DOUBLET, blocks=blocks, block_rule=Gradient(0.1))
-    maps = [hw.LRP(tiny, c)(images, target=0).relevance for c in (replace(DOUBLET, blocks=blocks), one, both)]
+@pytest.mark.parametrize("which", ["residual", "TinyBlock"])
+def test_blocks_can_be_named(tiny, images, which):
+    base = DOUBLET.prepend((Blocks(which), Gradient()))
+    one = base.prepend(("block1", Gradient(0.1)))
+    both = DOUBLET.prepend((Blocks(which), Gradient(0.1)))
+    maps = [hw.LRP(tiny, c)(images, target=0).relevance for c in (base, one, both)]
     assert not torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[1], maps[2])
     with pytest.raises(InputError, match="lies inside the block 'block1', which is one layer"):
-        hw.LRP(tiny, replace(one, names={"block1.conv1": Gamma()}))(images)
+        hw.LRP(tiny, base.prepend(("block1.conv1", Gamma())))(images)
     with pytest.raises(InputError, match="it fits the block 'block1'; Gamma"):
-        hw.LRP(tiny, replace(one, names={"block1": Gamma()}))(images)
+        hw.LRP(tiny, base.prepend(("block1", Gamma())))(images)
 
 
 # -- registrations ----------------------------------------------------------------------------------------------------
@@ -225,7 +244,7 @@ def test_a_rule_registered_after_the_first_call_counts_from_the_next_one(tiny, i
     after = lrp(images).relevance
     assert not torch.equal(before, after)
     assert torch.equal(after, hw.LRP(tiny)(images).relevance)
-    del composites._REGISTERED["batch_norm"]
+    hw.unregister_rule("batch_norm")
     assert torch.equal(lrp(images).relevance, before)
 
 
@@ -257,9 +276,15 @@ def test_a_method_notices_registrations_too(tiny, images):
 def test_printing_a_composite_shows_registrations_that_it_does_not_override():
     hw.register_rule("relu", Gradient())
     hw.register_rule("Squash", Follow())
-    assert "registered relu         Gradient" in str(BASE)
-    assert "registered Squash       Follow" in str(BASE)
-    assert "registered relu" not in str(replace(BASE, types={**BASE.types, "relu": Pass()}))
+    assert "registered 'relu'       Gradient" in str(BASE)
+    assert "registered 'Squash'     Follow" in str(BASE)
+    assert "registered 'relu'" not in str(BASE.prepend((Type("relu"), Pass())))
+
+
+def test_what_was_not_registered_cannot_be_forgotten():
+    hw.register_rule("Squash", Follow())
+    with pytest.raises(InputError, match="no rule is registered for 'Squish'; there are Squash"):
+        hw.unregister_rule("Squish")
 
 
 # -- subclasses -------------------------------------------------------------------------------------------------------
@@ -270,7 +295,7 @@ def test_a_subclass_of_zplus_stays_what_it_is(tiny, images):
         def __call__(self, layer, weights, inputs, relevance):
             return [2 * share for share in super().__call__(layer, weights, inputs, relevance)]
 
-    mine = replace(BASE, names={"head": Doubled()})  # its input is never negative
+    mine = BASE.prepend(("head", Doubled()))  # its input is never negative
     plain, doubled = hw.LRP(tiny)(images), hw.LRP(tiny, mine)(images)
     torch.testing.assert_close(doubled.relevance, 2 * plain.relevance)
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 
 import pytest
 import torch
 import torchvision
-from helpers import TinyResidual, settle
+from helpers import TinyResidual, no_registrations, settle
 from torch import nn
 
 import headwater as hw
-from headwater.engine.graph import Graph, trace
+from headwater.composites import Blocks
+from headwater.engine.graph import Graph
 from headwater.engine.structure import ResidualBlock, Structure, layers_of
+from headwater.engine.trace import trace
 from headwater.errors import InputError
 from headwater.experiments.conservation import block_inputs
+from headwater.rules import Gradient
 
 
 def structure(model: nn.Module, size: int = 16) -> Structure:
@@ -148,7 +150,7 @@ def test_branches_that_make_a_block(wire, sizes):
 # -- C3-LRP -----------------------------------------------------------------------------------------------------------
 
 
-def test_c3_lrp_takes_its_blocks_whatever_their_class_is_called(monkeypatch):
+def test_c3_lrp_takes_its_blocks_whatever_their_class_is_called():
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     named = torchvision.models.resnet18(num_classes=4).eval()
     renamed = torchvision.models.resnet18(num_classes=4).eval()
@@ -157,7 +159,7 @@ def test_c3_lrp_takes_its_blocks_whatever_their_class_is_called(monkeypatch):
     for module in renamed.modules():
         if isinstance(module, torchvision.models.resnet.BasicBlock):
             module.__class__ = renamed_class
-    by_class = replace(hw.load_composite("doublet2024"), blocks=("BasicBlock",))
+    by_class = hw.load_composite("doublet2024").prepend((Blocks("BasicBlock"), Gradient()))
     expected = hw.LRP(named, by_class)(x, target=1).relevance
     assert torch.equal(hw.LRP(named, "doublet2024")(x, target=1).relevance, expected)
     assert torch.equal(hw.LRP(renamed, "doublet2024")(x, target=1).relevance, expected)
@@ -167,7 +169,7 @@ def test_c3_lrp_takes_its_blocks_whatever_their_class_is_called(monkeypatch):
 
 def test_a_block_from_the_graph_is_eq_1(tiny, images):
     """The same as naming the class; tests/engine/test_lrp.py compares that with the equation."""
-    by_class = replace(hw.load_composite("doublet2024"), blocks=("TinyBlock",))
+    by_class = hw.load_composite("doublet2024").prepend((Blocks("TinyBlock"), Gradient()))
     expected = hw.LRP(tiny, by_class)(images, target=0)
     found = hw.LRP(tiny, "doublet2024")(images, target=0)
     assert torch.equal(found.relevance, expected.relevance)
@@ -180,22 +182,19 @@ def test_a_network_without_blocks_is_said():
     )
     with pytest.warns(UserWarning, match="'doublet2024'.*this network has none: every operation"):
         hw.LRP(model, "doublet2024")(x)
-    with pytest.raises(InputError, match=r"this network has none; say blocks=\(\)"):
-        hw.LRP(model, replace(hw.load_composite("epsilon"), blocks="residual", strict=True))(x)
+    with pytest.raises(InputError, match=r"this network has none; leave Blocks\('residual'\) out"):
+        hw.LRP(model, hw.load_composite("epsilon").prepend((Blocks("residual"), Gradient())))(x)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hw.LRP(settle(TinyResidual()), "doublet2024")(torch.rand(1, 3, 16, 16))
 
 
-def test_a_class_that_was_registered_goes_before_what_is_found_around_it_only_if_it_holds_it(monkeypatch, tiny, images):
-    from headwater.engine import composites
-    from headwater.engine.rules import Gradient
-
+def test_a_class_that_was_registered_goes_before_what_is_found_around_it_only_if_it_holds_it(tiny, images):
     plain = hw.LRP(tiny, "doublet2024")(images, target=0).relevance
 
     def found(name):
-        monkeypatch.setattr(composites, "_REGISTERED", composites._Registry({name: Gradient(0.1)}))
-        with warnings.catch_warnings():
+        with no_registrations(), warnings.catch_warnings():
+            hw.register_rule(name, Gradient(0.1))
             warnings.simplefilter("error")
             return hw.LRP(tiny, "doublet2024")(images, target=0).relevance
 
@@ -221,6 +220,6 @@ def test_skips_through_a_block_with_weights_are_no_identity(tiny):
             h = self.stem(x).relu()
             return self.head((self.main(h).relu() + self.side(h)).mean((2, 3)))
 
-    composite = replace(hw.load_composite("otsuki2024-iii"), blocks=("side",))
+    composite = hw.load_composite("otsuki2024-iii").prepend((Blocks("side"), Gradient()))
     (join,) = hw.LRP(Net().eval(), composite)(torch.rand(1, 3, 8, 8)).flow.joins
     assert (join.relevance != 0).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from helpers import settle
 from torch.nn import functional
 
 import headwater as hw
+from headwater.composites import Gates, Type
 from headwater.errors import InputError
 from headwater.methods.abn import has_attention
 from headwater.models.abn import AttentionBranchNetwork
@@ -84,7 +84,7 @@ def test_relevance_goes_to_the_features_and_none_to_the_attention(network, x):
 
 
 def test_half_of_it_goes_to_the_attention_where_the_composite_says_so(network, x):
-    composite = replace(hw.load_composite("otsuki2024"), name="half", gates="half")
+    composite = hw.load_composite("otsuki2024").prepend((Type("product"), Gates("half")))
     e, features = hw.LRP(network, composite)(x), hw.LRP(network)(x)
     assert e.conservation.error.max() < 1e-5
     assert not torch.allclose(e.heatmap, features.heatmap)

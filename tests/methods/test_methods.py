@@ -12,7 +12,7 @@ from helpers import settle
 from torch import nn
 
 import headwater as hw
-from headwater.engine.graph import trace
+from headwater.engine.trace import trace
 from headwater.errors import InputError, MissingDependencyError, TraceError
 from headwater.methods.baselines import BASELINES
 from headwater.methods.rebuilt import Rebuilt

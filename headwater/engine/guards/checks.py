@@ -1,4 +1,4 @@
-"""What is refused before any work begins: images, maps and networks that cannot be what is meant."""
+"""Input checks: images, maps and networks are validated before any work."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.graph import shared_copy
 from headwater.engine.guards.modes import computing
+from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.graph import computes_a_weight
 from headwater.engine.guards.checksum import checksum, same
+from headwater.engine.trace import computes_a_weight
 from headwater.engine.weights import identity_of
 
 _DYNAMIC = frozenset(("getattr", "vars", "__dict__", "eval", "exec", "attrgetter", "__getattribute__"))

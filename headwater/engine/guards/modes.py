@@ -18,7 +18,7 @@ _EXACT_KERNELS: tuple[tuple[Any, str, Any], ...] = (
     (_CUDNN, "deterministic", True),
     (_CUDNN, "benchmark", False),
 )
-"""On CUDA: no TF32 and no kernel whose result depends on scheduling, so that the account adds up, twice the same."""
+"""On CUDA: no TF32 and no kernel whose result depends on scheduling, so that sums are exact and runs repeat."""
 
 
 class ReadWriteLock:

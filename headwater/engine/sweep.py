@@ -1,0 +1,78 @@
+"""The sweep: the network forward, keeping what the rules need, and relevance back, one rule per step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from headwater.engine.account import Account
+from headwater.engine.plan import Plan
+from headwater.engine.seed import Seed
+
+
+class Values:
+    """The values of one run by name, and the shapes of all that there were."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._shapes: dict[str, torch.Size] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._tensors[name], self._shapes[name] = value, value.shape
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Let go of values; their shapes stay known."""
+        for name in names:
+            self._tensors.pop(name, None)
+
+    def shape(self, name: str) -> torch.Size:
+        """The shape of a value, which may have been dropped."""
+        return self._shapes[name]
+
+    def blank(self, name: str, like: Tensor) -> Tensor:
+        """An uninitialised tensor of a value's shape, for rules that need the shape alone."""
+        shape = self._shapes[name]
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
+def sweep(plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Account) -> tuple[Seed, Tensor]:
+    """Run the network on images and send relevance back to them.
+
+    Args:
+        plan: the network's steps, each with its rule.
+        x: the images, ``(N, C, H, W)``.
+        begin: from the network's output to the seed.
+        account: told what arrives where.
+
+    Returns:
+        The seed, and the relevance of the images, ``(N, C, H, W)``.
+    """
+    values = Values()
+    values[plan.graph.input] = x
+    for step in plan.steps:
+        values[step.output] = step.run([values[name] for name in step.inputs])
+        values.drop(step.drops)
+
+    seed = begin(values[plan.graph.output])
+    relevance = {plan.graph.output: seed.relevance}
+    for step in reversed(plan.steps):
+        arriving = relevance.pop(step.output, None)
+        if arriving is None or step.rule is None:
+            account.missed(step, values.shape(step.output), x)
+        else:
+            account.arrived(step.output, arriving, step.batch)
+            read = values.__getitem__ if step.rule.needs_inputs else lambda name: values.blank(name, x)
+            shares = step.rule(step.layer, plan.prepared(step), [read(name) for name in step.inputs], arriving)
+            account.divided(step, shares)
+            for name, share in zip(step.inputs, shares, strict=True):
+                if share is not None:
+                    relevance[name] = relevance[name].add_(share) if name in relevance else share
+        values.drop(step.forgets)
+    account.arrived(plan.graph.input, relevance[plan.graph.input])
+    return seed, relevance[plan.graph.input]
