@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import typer.cli
@@ -21,6 +22,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
+napoleon_attr_annotations = False  # shapes such as "*pixels" are not reStructuredText
 smartquotes = False  # "--model" is not a dash
 html_theme = "furo"
 html_title = "Headwater"
@@ -71,10 +73,7 @@ GENERATED = {
 
 def fill_in(_: Sphinx, _page: str, source: list[str]) -> None:
     """Put the generated parts into a page's source."""
-    for name, generate in GENERATED.items():
-        marker = f"<!-- generated: {name} -->"
-        if marker in source[0]:
-            source[0] = source[0].replace(marker, generate())
+    source[0] = re.sub(r"<!-- generated: (.+?) -->", lambda marker: GENERATED[marker[1]](), source[0])
 
 
 def setup(app: Sphinx) -> None:
