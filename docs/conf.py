@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import typer.cli
@@ -42,8 +43,13 @@ def list_commands() -> str:
 
 
 def engine_modules() -> list[Path]:
-    """The engine's files, by name."""
-    return sorted((Path(headwater.__file__).parent / "engine").glob("[!_]*.py"))
+    """The engine's files from top to bottom, as the contract on its imports has them; then those that it leaves out."""
+    settings = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["headwater.engine"])
+    order = [name.strip() for layer in layers for name in layer.split("|")]
+    files = sorted((Path(headwater.__file__).parent / "engine").glob("[!_]*.py"))
+    return sorted(files, key=lambda path: order.index(path.stem) if path.stem in order else len(order))
 
 
 def list_engine_modules() -> str:
