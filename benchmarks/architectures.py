@@ -3,6 +3,8 @@
     python -m benchmarks.architectures            # writes docs/architectures.md
     python -m benchmarks.architectures --gallery  # writes docs/images/architectures.png
 
+Every network is explained by ``otsuki2024``, and by each rule of ``SIGNED`` on all of its linear operations.
+
 Weights are random and normalisation statistics are those of a batch of noise, so that activations have the sizes that
 they have in practice. What cannot be explained is a row that says why.
 """
@@ -12,9 +14,9 @@ from __future__ import annotations
 import argparse
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,12 +26,14 @@ from torch import Tensor, nn
 
 import headwater as hw
 from headwater.files import write_bytes, write_text
+from headwater.rules import AlphaBeta, Epsilon, Gamma, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
 FREE = ((96, 96), (97, 121))
 PATCHES = ((96, 96), (128, 128))
 EVEN = ((96, 96), (128, 160))
 LIMIT = 1e-5
+SIGNED: dict[str, Rule] = {"gamma": Gamma(0.25), "alpha-beta": AlphaBeta(2.0, 1.0), "epsilon": Epsilon()}
 
 
 @dataclass(frozen=True)
@@ -181,9 +185,18 @@ def settle(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     return model.eval()
 
 
+def everywhere(rule: Rule) -> hw.Composite:
+    """``otsuki2024`` with this rule on every linear operation and average, the first one included."""
+    base = hw.load_composite("otsuki2024")
+    return replace(base, name=f"{rule} everywhere", first=None, types={**base.types, "linear": rule, "average": rule})
+
+
 @dataclass(frozen=True)
 class Row:
-    """What one architecture gave, the worst of both sizes; or why it could not be explained."""
+    """What one architecture gave, the worst of both sizes; or why it could not be explained.
+
+    ``signed`` has the worst error, at the image or a cut, for each of :data:`SIGNED` at the first size.
+    """
 
     architecture: Architecture
     operations: int = 0
@@ -192,27 +205,40 @@ class Row:
     cuts: int = 0
     at_input: float = float("nan")
     at_cuts: float = float("nan")
+    signed: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
+
+
+def explain(architecture: Architecture, lrp: hw.LRP, x: Tensor) -> tuple[hw.Explanation, float, float]:
+    """The explanation, the error at the image and the worst at a cut."""
+    start = "logit" if architecture.name.endswith("regression") else "probability"
+    e = lrp(x, checkpoints="cuts", start=start)
+    assert e.conservation is not None and e.relevance is not None
+    assert e.relevance.isfinite().all(), architecture.name
+    cuts = e.conservation.checkpoint_errors.values()
+    return e, float(e.conservation.error.max()), max(float(error.max()) for error in cuts)
 
 
 def measure(architecture: Architecture, batch: int = 4) -> Row:
     """Explain ``batch`` images of noise at each size and compare relevance with the seed at every cut."""
-    at_input, at_cuts = [], []
+    at_input, at_cuts, signed = [], [], {}
     row = Row(architecture)
     for size in dict.fromkeys(architecture.sizes or [own_size(architecture)]):
         model = build(architecture, size)
         x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
         lrp = hw.LRP(model, output=architecture.output)
-        start = "logit" if architecture.name.endswith("regression") else "probability"
         try:
-            e = lrp(x, checkpoints="cuts", start=start)
+            e, image, cut = explain(architecture, lrp, x)
         except hw.HeadwaterError as error:
             return Row(architecture, problem=re.split(r"[;.] ", str(error))[0])
-        assert e.conservation is not None and e.flow is not None and e.relevance is not None
-        assert e.relevance.isfinite().all(), architecture.name
+        if not signed:
+            for name, rule in SIGNED.items():
+                _, *errors = explain(architecture, hw.LRP(model, everywhere(rule), architecture.output), x)
+                signed[name] = max(errors)
+        assert e.conservation is not None and e.flow is not None
         graph = lrp.graph(x)
-        at_input.append(float(e.conservation.error.max()))
-        at_cuts.append(max(float(error.max()) for error in e.conservation.checkpoint_errors.values()))
+        at_input.append(image)
+        at_cuts.append(cut)
         counts = graph.counts()
         row = Row(
             architecture,
@@ -222,6 +248,7 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
             len(e.conservation.checkpoints),
             max(at_input),
             max(at_cuts),
+            signed,
         )
     return row
 
@@ -229,18 +256,23 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| family | network | operations | kinds | joins | cuts | error at the image | worst error at a cut |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| family | network | operations | kinds | joins | cuts | error at the image | worst error at a cut "
+        + "".join(f"| {name} " for name in SIGNED)
+        + "|",
+        "|---|---|--:|--:|--:|--:|--:|--:|" + "--:|" * len(SIGNED),
     ]
     for row in rows:
         name = f"`{row.architecture.name}`"
         if row.problem:
-            lines.append(f"| {row.architecture.family} | {name} | not explained: {row.problem} | | | | | |")
+            lines.append(
+                f"| {row.architecture.family} | {name} | not explained: {row.problem} " + "| " * (6 + len(SIGNED))
+            )
         else:
             numbers = (
                 f"{row.operations} | {row.kinds} | {row.joins} | {row.cuts} | {row.at_input:.1e} | {row.at_cuts:.1e}"
             )
-            lines.append(f"| {row.architecture.family} | {name} | {numbers} |")
+            signed = "".join(f"| {row.signed[rule]:.1e} " for rule in SIGNED)
+            lines.append(f"| {row.architecture.family} | {name} | {numbers} {signed}|")
     return "\n".join(lines)
 
 
@@ -260,6 +292,13 @@ def conserved(rows: Sequence[Row]) -> int:
     return sum(not row.problem and row.at_cuts <= LIMIT for row in rows)
 
 
+def signed_text(rows: Sequence[Row]) -> str:
+    """How many networks conserve with each of the signed rules."""
+    explained = [row for row in rows if not row.problem]
+    counts = {name: sum(row.signed[name] <= LIMIT for row in explained) for name in SIGNED}
+    return ", ".join(f"`{SIGNED[name]}` {count} of {len(explained)}" for name, count in counts.items())
+
+
 def page(rows: Sequence[Row], others: Sequence[Row]) -> str:
     """The documentation page with the tables."""
     return f"""# Supported architectures
@@ -270,10 +309,15 @@ every cut: every value that all paths from the image to the output cross, found 
 97 x 121; 128 x 128 where patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the
 worst of all. torch {torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
 
+The last three columns have the worst error at the image or a cut with a signed rule on every linear operation and
+average, the first convolution included (the first of the two sizes). To {LIMIT:g} conserve with {signed_text(rows)}.
+What an output does whose contributions cancel is told in [Operations](operations.md).
+
 {table(rows)}
 
 Further, a network of every other module of timm (the smallest, up to 448 x 448 pixels and 100 million parameters), and
 some ResNets with attention, each at the size that timm has for it: {conserved(others)} of {len(others)}.
+With the signed rules: {signed_text(others)}.
 
 {short_table(others)}
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 import headwater as hw
 from headwater.composites import Type
 from headwater.data.labelled import LabelledImages, load_labelled
-from headwater.engine.layers import Linear
-from headwater.engine.rules import ZPlus, redistribute
+from headwater.engine.linear_layers import Linear
+from headwater.engine.linear_rules import Part, ZPlus, redistribute
 from headwater.evaluation import Settings, evaluate
 from headwater.experiments import list_experiments, reproduce
 from headwater.experiments.grid import explanation_grid
@@ -72,15 +72,15 @@ class OtherFallback(ZPlus):
         return (*super().prepare(weight, bias), other)
 
     def __call__(
-        self, layer: Linear, weights: tuple[Tensor | None, ...], inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: Linear, prepared: tuple[Tensor | None, ...], inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
-        (h,), (*signed, other) = inputs, weights
+        (h,), (*signed, other) = inputs, prepared
         terms = self.terms(h, tuple(signed))
         z = sum((layer.apply(a, w) for a, w in terms[1:]), layer.apply(*terms[0]))
         s = (relevance / z).nan_to_num_(0.0, 0.0, 0.0)
         back = sum((a * layer.transpose(s, w, h) for a, w in terms), torch.zeros_like(h))
         size = torch.ones_like(h) if self.way == "window" else h.abs()
-        return [back + redistribute(layer, [(size, other)], relevance - s * z, h)]
+        return [back + redistribute(layer, [Part([(size, other)])], relevance - s * z, h)]
 
 
 def register_fallbacks() -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from fuzz.case import Draw, WrongError, must
 from fuzz.changes import change
 from fuzz.generated import COUPLED, RANDOM, Generated, network
 from fuzz.subjects import compare
-from headwater.engine.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare
 from headwater.errors import HeadwaterError
+from headwater.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare
 
 _EXACT = ("otsuki2024", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii")
 _OTHERS = ("otsuki2024-mixture", "otsuki2024-published", "epsilon", "doublet2024")

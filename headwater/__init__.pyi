@@ -29,7 +29,7 @@ from .engine.flow import JoinFlow as JoinFlow
 from .heatmaps import c1c as c1c
 from .heatmaps import c3 as c3
 from .heatmaps import heat_quantization as heat_quantization
-from .engine.layers import register_layer as register_layer
+from .engine.layer_table import register_layer as register_layer
 from .engine.lrp import LRP as LRP
 from .methods import list_methods as list_methods
 from .methods import load_method as load_method

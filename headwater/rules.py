@@ -1,26 +1,8 @@
-"""How relevance passes one operation; see :mod:`headwater.engine.rules`."""
+"""How relevance passes one operation; ``linear_rules``, ``signed_rules`` and ``rules`` of the engine define it."""
 
-from headwater.engine.rules import (
-    AlphaBeta,
-    Epsilon,
-    Flat,
-    Follow,
-    Gamma,
-    Gate,
-    Gradient,
-    LinearRule,
-    MatrixGate,
-    MeanPool,
-    Pass,
-    Rule,
-    Split,
-    WinnerTakesAll,
-    WPlus,
-    WSquare,
-    ZBox,
-    ZPlus,
-    redistribute,
-)
+from headwater.engine.linear_rules import Flat, LinearRule, Part, WPlus, WSquare, ZBox, ZPlus, redistribute
+from headwater.engine.rules import Follow, Gate, Gradient, MatrixGate, MeanPool, Pass, Rule, Split, WinnerTakesAll
+from headwater.engine.signed_rules import AlphaBeta, Epsilon, Gamma, SignedRule
 
 __all__ = [
     "AlphaBeta",
@@ -33,8 +15,10 @@ __all__ = [
     "LinearRule",
     "MatrixGate",
     "MeanPool",
+    "Part",
     "Pass",
     "Rule",
+    "SignedRule",
     "Split",
     "WPlus",
     "WSquare",

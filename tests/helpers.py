@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.layers import Linear, layer_for
+from headwater.engine.layer_table import layer_for
+from headwater.engine.linear_layers import Linear
 from headwater.engine.registrations import register_rule, registered_rules, unregister_rule
 from headwater.engine.trace import trace
 

@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from headwater.engine.blocks import Group, find_groups
 from headwater.engine.graph import Graph, Operation
-from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange, layer_for
+from headwater.engine.layer_table import layer_for
+from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange
+from headwater.engine.linear_rules import ZPlus
 from headwater.engine.reach import check_blocks, check_reach, is_for, misplaced
 from headwater.engine.registrations import registered_rules
-from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split, ZPlus
+from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split
 from headwater.engine.splitting import Gates
 from headwater.engine.structure import ResidualBlock, Structure
 from headwater.engine.where import Blocks, Choice, Entry, Pair, Registered, Type, as_where, place_of

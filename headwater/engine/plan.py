@@ -10,7 +10,9 @@ from torch import Tensor
 
 from headwater.engine.composites import Composite
 from headwater.engine.graph import Graph, Operation
-from headwater.engine.layers import Block, Layer, Linear, Lookup, layer_for
+from headwater.engine.layer_table import layer_for
+from headwater.engine.layers import Block, Layer, Lookup
+from headwater.engine.linear_layers import Linear
 from headwater.engine.schedule import scheduled
 from headwater.engine.steps import Step
 from headwater.engine.structure import Structure

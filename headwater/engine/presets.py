@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from headwater.engine.composites import REGISTERED, Composite
-from headwater.engine.rules import Epsilon, Follow, Gradient, MeanPool, Pass, WinnerTakesAll, WPlus, ZPlus
+from headwater.engine.linear_rules import WPlus, ZPlus
+from headwater.engine.rules import Follow, Gradient, MeanPool, Pass, WinnerTakesAll
+from headwater.engine.signed_rules import Epsilon
 from headwater.engine.splitting import Gates, Ratio, Splitting, Symmetric
 from headwater.engine.where import AfterJoin, Blocks, First, Pair, Type
 from headwater.errors import InputError

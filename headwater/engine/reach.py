@@ -9,15 +9,8 @@ import torch
 
 from headwater.engine.blocks import Group, matches_call
 from headwater.engine.graph import Operation
-from headwater.engine.layers import (
-    Block,
-    Join,
-    Layer,
-    MatrixProduct,
-    Product,
-    is_registered,
-    joins_branches,
-)
+from headwater.engine.layer_table import is_registered, joins_branches
+from headwater.engine.layers import Block, Join, Layer, MatrixProduct, Product
 from headwater.engine.rules import Pass, Rule
 from headwater.engine.structure import Structure
 from headwater.engine.where import (

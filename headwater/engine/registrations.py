@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from headwater.engine.layers import joins_branches, layer_version
+from headwater.engine.layer_table import joins_branches, layer_version
 from headwater.engine.reach import takes_joins
 from headwater.engine.rules import Rule
 from headwater.errors import InputError

@@ -1,17 +1,4 @@
-r"""How relevance passes one operation.
-
-Every rule for a linear operation is a list of terms (a, w): what stands for the input, and what stands for the weight.
-Together they say how much input i contributes to output j, and each output hands on its relevance in proportion:
-
-.. math::
-
-    z_{ij} = \sum_k a^{(k)}_i w^{(k)}_{ij}, \qquad
-    R_i = \sum_j \frac{z_{ij}}{\sum_{i'} z_{i'j}} R_j \; + \; \text{fallback}_i
-
-What an output cannot hand on that way, because nothing contributes to it or a stabiliser takes a part, goes by the
-fallback: it stays in place, in equal parts on the inputs at the output's own position, all channels of its group (a
-dense layer's output has all inputs at its position). So no unit loses or creates relevance. With
-``fallback=False`` that part is lost, as in the published code.
+"""How relevance passes one operation, whatever it is; rules for linear operations are in ``linear_rules``.
 
 A rule is told tensors, never graphs or models.
 """
@@ -20,18 +7,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.engine.layers import Join, Layer, Linear, MatrixProduct, MaxPool, MaxSelect, Product, Rearrange, aten
+from headwater.engine.layers import Join, Layer, MatrixProduct, MaxPool, MaxSelect, Product, Rearrange
 from headwater.engine.splitting import Splitting
 from headwater.errors import InputError
 
-Weights = tuple[Tensor | None, ...]
+aten = torch.ops.aten
+
+Prepared = tuple[Tensor | None, ...]
 """What a rule has made of a layer's parameters; made once and kept until the parameters change."""
 
 
@@ -51,19 +40,19 @@ class Rule(ABC):
         """Whether the input at this place gets relevance at all."""
         return True
 
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
         """Whatever is derived from the parameters alone."""
         return ()
 
     @abstractmethod
     def __call__(
-        self, layer: Any, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: Any, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor | None]:
         """Relevance of each input from the relevance of the output; ``None`` where an input gets nothing.
 
         Args:
             layer: the operation, see :mod:`headwater.engine.layers`.
-            weights: what ``prepare`` returned.
+            prepared: what ``prepare`` returned.
             inputs: the values that went in; uninitialised tensors of their shape where ``needs_inputs`` is false.
             relevance: shaped as the output; not to be written to, but it may be returned.
 
@@ -78,7 +67,9 @@ class Pass(Rule):
 
     needs_inputs = False
 
-    def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: Layer, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         return [relevance.sum_to_size(inputs[0].shape)]
 
 
@@ -93,7 +84,7 @@ class Follow(Rule):
     needs_inputs = False
 
     def __call__(
-        self, layer: Rearrange, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: Rearrange, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
         back = torch.func.vjp(lambda *h: layer.run(h), *inputs)[1](relevance)
         if not layer.has_constants:
@@ -106,285 +97,6 @@ class Follow(Rule):
         ]
 
 
-class LinearRule(Rule):
-    """Base of the rules that are given by terms; see the module's docstring.
-
-    Attributes:
-        eps: added to the denominators, with their sign.
-        fallback: hand on what the terms cannot, in place; else it is lost.
-    """
-
-    eps: float
-    fallback: bool
-    layers: ClassVar[type[Layer]] = Linear
-
-    @abstractmethod
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        """The pairs (a, w). ``a`` has the shape of ``h``, or batch size 1 where it is the same for all images."""
-
-    def __call__(
-        self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
-    ) -> Sequence[Tensor]:
-        (h,) = inputs
-        return [redistribute(layer, self.terms(h, weights), relevance, h, self.eps, self.fallback)]
-
-
-def redistribute(
-    layer: Linear,
-    terms: Sequence[tuple[Tensor, Tensor | None]],
-    relevance: Tensor,
-    like: Tensor,
-    eps: float = 0.0,
-    fallback: bool = True,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """Relevance of an input shaped as ``like``, by the contributions that ``terms`` make, as in Eq. 2."""
-    z = layer.apply(*terms[0], bias)
-    for a, w in terms[1:]:
-        z = z + layer.apply(a, w)
-    stable = torch.where(z < 0, z - eps, z + eps) if eps else z
-    # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
-    s = (relevance / stable).nan_to_num_(0.0, 0.0, 0.0)
-    (a, w), *others = terms
-    back = layer.transpose(s, w, like).mul_(a)
-    for a, w in others:
-        back.addcmul_(a, layer.transpose(s, w, like))
-    if fallback:
-        left = torch.addcmul(relevance, s, z, value=-1, out=z) if z.shape == relevance.shape else relevance - s * z
-        back += layer.spread_remainder(left, terms[0][1], like)
-    return back
-
-
-@dataclass(frozen=True)
-class ZPlus(LinearRule):
-    r"""z+ rule: positive contributions alone, bias left out.
-
-    Source: Montavon et al. 2017; Otsuki et al. 2024, Eq. 2.
-
-    .. math:: z_{ij} = h_i^+ w_{ij}^+ + h_i^- w_{ij}^-
-
-    For inputs that are never negative, as after a ReLU, only the first product exists.
-
-    Args:
-        eps: added to each denominator; 0 for exact conservation.
-        fallback: whether units without positive contribution hand on what they have, see the module's docstring.
-        signed: count products of negative inputs and negative weights. ``False`` reproduces the published code, which
-            is the same for inputs that are not negative.
-    """
-
-    eps: float = 0.0
-    fallback: bool = True
-    signed: bool = True
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        if weight is None:
-            return (None,)
-        return (weight.clamp(min=0), weight.clamp(max=0)) if self.signed else (weight.clamp(min=0),)
-
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        if not self.signed:
-            return [(h, weights[0])]
-        positive: list[tuple[Tensor, Tensor | None]] = [(h.clamp(min=0), weights[0])]
-        return positive + [(h.clamp(max=0), w) for w in weights[1:]]
-
-    def for_nonnegative(self) -> ZPlus:
-        """The same rule for inputs known not to be negative, at half the cost; a subclass stays as it is."""
-        return replace(self, signed=False) if type(self) is ZPlus else self
-
-
-@dataclass(frozen=True)
-class WPlus(LinearRule):
-    r"""z+ with ones in place of the input: relevance spreads by positive weights alone, :math:`z_{ij} = w_{ij}^+`.
-
-    For the first convolution, where a normalised image has negative values. (What the code of Otsuki et al. does.)
-    """
-
-    needs_inputs = False
-    eps: float = 0.0
-    fallback: bool = True
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        return (None if weight is None else weight.clamp(min=0),)
-
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        return [(_ones(h, weights[0]), weights[0])]
-
-
-@dataclass(frozen=True)
-class Flat(LinearRule):
-    r"""Flat rule: every input that an output sees gets the same, :math:`z_{ij} = 1`.
-
-    Source: Bach et al. 2015; Lapuschkin et al. 2019.
-    """
-
-    needs_inputs = False
-    eps: float = 0.0
-    fallback: bool = True
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        return (None if weight is None else torch.ones_like(weight),)
-
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        return [(_ones(h, weights[0]), weights[0])]
-
-
-@dataclass(frozen=True)
-class WSquare(LinearRule):
-    r"""w² rule: by squared weights, :math:`z_{ij} = w_{ij}^2`, whatever the input.
-
-    Source: Montavon et al. 2017.
-    """
-
-    needs_inputs = False
-    eps: float = 0.0
-    fallback: bool = True
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        return (None if weight is None else weight.square(),)
-
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        return [(_ones(h, weights[0]), weights[0])]
-
-
-@dataclass(frozen=True)
-class ZBox(LinearRule):
-    r"""zB rule for inputs between ``low`` and ``high``: :math:`z_{ij} = h_i w_{ij} - l_i w_{ij}^+ - u_i w_{ij}^-`.
-
-    Source: Montavon et al. 2017.
-
-    Args:
-        low: smallest value an input can take, a number or one per channel; in normalised space for a normalised image.
-        high: largest value.
-    """
-
-    low: float | tuple[float, ...]
-    high: float | tuple[float, ...]
-    eps: float = 0.0
-    fallback: bool = True
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        return (None, None, None) if weight is None else (weight, weight.clamp(min=0), weight.clamp(max=0))
-
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        low, high = self._bound(self.low, h), self._bound(self.high, h)
-        if weights[0] is None:
-            return [(h - low, None)]
-        return [(h, weights[0]), (-low, weights[1]), (-high, weights[2])]
-
-    def _bound(self, value: float | tuple[float, ...], h: Tensor) -> Tensor:
-        channels = torch.tensor(value, dtype=h.dtype, device=h.device)
-        if channels.ndim and len(channels) != h.shape[1]:
-            raise InputError(f"ZBox has {len(channels)} bounds for an input of {h.shape[1]} channels")
-        return torch.ones_like(h[:1]) * (channels.view(-1, *[1] * (h.ndim - 2)) if channels.ndim else channels)
-
-
-@dataclass(frozen=True)
-class Epsilon(Rule):
-    r"""Epsilon rule: contributions as they are, :math:`z_{ij} = h_i w_{ij}`, stabilised.
-
-    Source: Bach et al. 2015.
-
-    Args:
-        eps: added to each denominator with its sign.
-        bias: count the bias in the denominator, so that it absorbs relevance, as in the textbook rule.
-        fallback: hand on what the stabiliser takes; makes no sense together with ``bias``.
-    """
-
-    eps: float = 1e-6
-    bias: bool = False
-    fallback: bool = True
-    layers: ClassVar[type[Layer]] = Linear
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        return (weight, bias if self.bias else None)
-
-    def __call__(
-        self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
-    ) -> Sequence[Tensor]:
-        (h,) = inputs
-        fallback = self.fallback and weights[1] is None
-        return [redistribute(layer, [(h, weights[0])], relevance, h, self.eps, fallback, weights[1])]
-
-
-@dataclass(frozen=True)
-class Gamma(LinearRule):
-    r"""Gamma rule: positive contributions count more, :math:`z_{ij} = h_i w_{ij} + \gamma (h_i w_{ij})^+`.
-
-    Source: Montavon et al. 2019.
-
-    Args:
-        gamma: 0 is the epsilon rule; the larger, the closer to z+.
-        eps: added to each denominator with its sign.
-        fallback: hand on what the stabiliser takes.
-    """
-
-    gamma: float = 0.25
-    eps: float = 1e-6
-    fallback: bool = True
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        if weight is None:
-            return (None,)
-        return (weight, self.gamma * weight.clamp(min=0), self.gamma * weight.clamp(max=0))
-
-    def terms(self, h: Tensor, weights: Weights) -> list[tuple[Tensor, Tensor | None]]:
-        if weights[0] is None:
-            return [(h + self.gamma * h.clamp(min=0), None)]
-        return [(h, weights[0]), (h.clamp(min=0), weights[1]), (h.clamp(max=0), weights[2])]
-
-
-@dataclass(frozen=True)
-class AlphaBeta(Rule):
-    r"""Alpha-beta rule: positive and negative contributions apart.
-
-    Source: Bach et al. 2015.
-
-    .. math::
-
-        R_i = \sum_j \Big(\alpha \frac{z_{ij}^+}{\sum_{i'} z_{i'j}^+}
-            - \beta \frac{z_{ij}^-}{\sum_{i'} z_{i'j}^-}\Big) R_j
-
-    with :math:`\alpha - \beta = 1`; alpha 1, beta 0 is :class:`ZPlus`. What a unit lacking one of the two kinds cannot
-    hand on goes by the fallback.
-    """
-
-    alpha: float = 2.0
-    beta: float = 1.0
-    fallback: bool = True
-    layers: ClassVar[type[Layer]] = Linear
-
-    def __post_init__(self) -> None:
-        if abs(self.alpha - self.beta - 1) > 1e-9:
-            raise InputError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha}, beta={self.beta}")
-
-    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Weights:
-        return (None, None) if weight is None else (weight.clamp(min=0), weight.clamp(max=0))
-
-    def __call__(
-        self, layer: Linear, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
-    ) -> Sequence[Tensor]:
-        (h,) = inputs
-        up, down = h.clamp(min=0), h.clamp(max=0)
-        groups: list[tuple[float, list[tuple[Tensor, Tensor | None]]]]
-        if weights[0] is None:
-            groups = [(self.alpha, [(up, None)]), (-self.beta, [(down, None)])]
-        else:
-            groups = [
-                (self.alpha, [(up, weights[0]), (down, weights[1])]),
-                (-self.beta, [(up, weights[1]), (down, weights[0])]),
-            ]
-        back, left = torch.zeros_like(h), relevance
-        for factor, terms in groups:
-            z = layer.apply(*terms[0])
-            for a, w in terms[1:]:
-                z = z + layer.apply(a, w)
-            s = (factor * relevance / z).nan_to_num_(0.0, 0.0, 0.0)
-            for a, w in terms:
-                back = back + a * layer.transpose(s, w, h)
-            left = left - s * z
-        return [back + layer.spread_remainder(left, weights[0], h) if self.fallback else back]
-
-
 @dataclass(frozen=True)
 class WinnerTakesAll(Rule):
     """Max pooling as the linear projection that picks each window's largest value: that input gets everything."""
@@ -392,7 +104,7 @@ class WinnerTakesAll(Rule):
     layers: ClassVar = (MaxPool, MaxSelect)
 
     def __call__(
-        self, layer: MaxPool | MaxSelect, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: MaxPool | MaxSelect, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
         if isinstance(layer, MaxSelect):
             return torch.func.vjp(lambda *h: layer.run(h), *inputs)[1](relevance)
@@ -410,7 +122,7 @@ class MeanPool(Rule):
     eps: float = 1e-5
 
     def __call__(
-        self, layer: MaxPool, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: MaxPool, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor]:
         (h,) = inputs
         stride = layer.settings[1]
@@ -441,7 +153,9 @@ class Gradient(Rule):
 
     eps: float = 1e-6
 
-    def __call__(self, layer: Layer, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor) -> Sequence[Tensor]:
+    def __call__(
+        self, layer: Layer, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
         output, back, *_ = torch.func.vjp(lambda *h: layer.run(h), *inputs)
         gradients = back(relevance / torch.where(output < 0, output - self.eps, output + self.eps))
         return [h * gradient for h, gradient in zip(inputs, gradients, strict=True)]
@@ -465,7 +179,7 @@ class Gate(Rule):
         return self.shares[index] > 0
 
     def __call__(
-        self, layer: Product, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: Product, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor | None]:
         return [
             (relevance * share).sum_to_size(h.shape) if share else None
@@ -495,7 +209,7 @@ class MatrixGate(Rule):
         return self.shares[index] > 0
 
     def __call__(
-        self, layer: MatrixProduct, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: MatrixProduct, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor | None]:
         parts = [(h.clamp(min=0), h.clamp(max=0)) for h in inputs]
         ones = [torch.ones_like(h) for h in inputs]
@@ -544,7 +258,7 @@ class Split(Rule):
         return self.takes_part[index]
 
     def __call__(
-        self, layer: Join, weights: Weights, inputs: Sequence[Tensor], relevance: Tensor
+        self, layer: Join, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor | None]:
         terms = [
             term.expand(relevance.shape)
@@ -556,11 +270,6 @@ class Split(Rule):
             next(shares).sum_to_size(h.shape) if taken else None
             for h, taken in zip(inputs, self.takes_part, strict=True)
         ]
-
-
-def _ones(h: Tensor, weight: Tensor | None) -> Tensor:
-    """Ones in place of an input; one image's are enough where the batch is known to come first."""
-    return torch.ones_like(h if weight is None else h[:1])
 
 
 def _layout(h: Tensor) -> torch.memory_format:

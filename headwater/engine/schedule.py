@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from headwater.engine.layers import Activation, BatchNorm, Linear
+from headwater.engine.layers import Activation, BatchNorm
+from headwater.engine.linear_layers import Linear
 from headwater.engine.steps import Step
 
 

@@ -9,18 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headwater.engine.graph import Graph
-from headwater.engine.layers import (
-    Average,
-    Block,
-    Join,
-    Layer,
-    Linear,
-    MatrixProduct,
-    MaxPool,
-    MaxSelect,
-    Rearrange,
-    layer_for,
-)
+from headwater.engine.layer_table import layer_for
+from headwater.engine.layers import Block, Join, Layer, MatrixProduct, MaxPool, MaxSelect, Rearrange
+from headwater.engine.linear_layers import Average, Linear
 
 ACTIVATIONS = frozenset(
     (

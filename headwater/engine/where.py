@@ -10,7 +10,8 @@ from typing import ClassVar
 
 from headwater.engine.blocks import RESIDUAL, matches_call
 from headwater.engine.graph import ModuleCall
-from headwater.engine.layers import Block, Layer, Linear
+from headwater.engine.layers import Block, Layer
+from headwater.engine.linear_layers import Linear
 from headwater.engine.rules import Rule
 from headwater.engine.splitting import Gates, Splitting
 from headwater.engine.structure import Structure

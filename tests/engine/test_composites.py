@@ -7,7 +7,9 @@ from torch import nn
 
 import headwater as hw
 from headwater.composites import REGISTERED, AfterJoin, Blocks, Composite, First, Last, Type, unregister_composite
-from headwater.engine.rules import Epsilon, Flat, Gamma, Gradient, Pass, Split, WPlus, WSquare, ZPlus
+from headwater.engine.linear_rules import Flat, WPlus, WSquare, ZPlus
+from headwater.engine.rules import Gradient, Pass, Split
+from headwater.engine.signed_rules import Epsilon, Gamma
 from headwater.engine.splitting import Ratio, Symmetric
 from headwater.errors import InputError
 

@@ -5,7 +5,7 @@ import torch
 from helpers import linear_layer
 from torch import nn
 
-from headwater.engine.layers import layer_for
+from headwater.engine.layer_table import layer_for
 from headwater.engine.trace import trace
 from headwater.errors import UnsupportedOperationError
 

@@ -7,7 +7,8 @@ import torch
 from helpers import linear_layer
 from torch import nn
 
-from headwater.engine.rules import (
+from headwater.errors import InputError
+from headwater.rules import (
     AlphaBeta,
     Epsilon,
     Flat,
@@ -20,7 +21,6 @@ from headwater.engine.rules import (
     ZBox,
     ZPlus,
 )
-from headwater.errors import InputError
 
 torch.manual_seed(3)
 LAYER = nn.Linear(6, 4).double()
@@ -123,7 +123,7 @@ def test_zbox_takes_bounds_by_channel_and_counts_them():
 
 
 def pool_layer(pool, h):
-    from headwater.engine.layers import layer_for
+    from headwater.engine.layer_table import layer_for
     from headwater.engine.trace import trace
 
     return layer_for(trace(pool, h).operations[-1], lambda leaf: leaf)

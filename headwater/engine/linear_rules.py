@@ -1,0 +1,247 @@
+r"""How relevance passes a linear operation: convolution, dense layer, average, product with a parameter.
+
+A rule is a list of terms (a, w): what stands for the input, and what stands for the weight. Together they say how much
+input i contributes to output j, and each output hands on its relevance in proportion:
+
+.. math::
+
+    z_{ij} = \sum_k a^{(k)}_i w^{(k)}_{ij}, \qquad
+    R_i = \sum_j \frac{z_{ij}}{\sum_{i'} z_{i'j}} R_j \; + \; \text{fallback}_i
+
+What an output cannot hand on that way goes by the fallback,
+:meth:`~headwater.engine.linear_layers.Linear.spread_remainder`: in equal parts to the inputs at the output's own
+position, all channels of its group (a dense layer's output has all inputs at its position). So no unit loses or creates
+relevance. That is the case where nothing contributes to the output, where a stabiliser takes a part, and, for rules
+with contributions of either sign, where these cancel each other, see :mod:`headwater.engine.signed_rules`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from headwater.engine.layers import Layer
+from headwater.engine.linear_layers import Linear
+from headwater.engine.rules import Prepared, Rule
+from headwater.errors import InputError
+
+Term = tuple[Tensor, Tensor | None]
+"""A pair (a, w). ``a`` has the shape of the input, or batch size 1 where it is the same for all images."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Contributions, in proportion to which each output hands on a share of its relevance.
+
+    Attributes:
+        terms: the pairs (a, w) that make them.
+        share: of the relevance; the shares of all parts sum to 1.
+        bias: is counted among the contributions, and keeps what falls to it.
+        sizes: the pair that makes the sum of the first term's absolute contributions; needed for a threshold. Further
+            terms must contribute nothing negative.
+        threshold: outputs with ``|z| < threshold * sum|z_ij|`` hand on nothing by the terms.
+    """
+
+    terms: Sequence[Term]
+    share: float = 1.0
+    bias: Tensor | None = None
+    sizes: Term | None = None
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LinearRule(Rule):
+    """Base of the rules that are given by terms; see the module's docstring.
+
+    Args:
+        eps: added to each denominator with its sign; 0 for exact shares.
+        fallback: hand on by the fallback what the terms cannot; ``False``: it is lost, as in published code.
+    """
+
+    layers: ClassVar[type[Layer]] = Linear
+    eps: float = 0.0
+    fallback: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.eps >= 0:
+            raise InputError(f"eps is added to denominators and cannot be negative, got {self.eps}")
+
+    @abstractmethod
+    def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:
+        """What the inputs ``h`` contribute to the outputs."""
+
+    def parts(self, h: Tensor, prepared: Prepared) -> list[Part]:
+        """Relevance by :meth:`terms`, all of it; a rule that treats kinds of contributions apart has several parts."""
+        return [Part(self.terms(h, prepared))]
+
+    def __call__(
+        self, layer: Linear, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor]:
+        (h,) = inputs
+        return [redistribute(layer, self.parts(h, prepared), relevance, h, eps=self.eps, fallback=self.fallback)]
+
+    def __repr__(self) -> str:
+        """As it would be constructed: what goes by position first."""
+        ordered = sorted(fields(self), key=lambda f: bool(f.kw_only))
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in ordered)})"
+
+
+def redistribute(
+    layer: Linear, parts: Sequence[Part], relevance: Tensor, like: Tensor, eps: float = 0.0, fallback: bool = True
+) -> Tensor:
+    """Relevance of a linear operation's input, see the module's docstring.
+
+    Args:
+        layer: the operation.
+        parts: what contributes to its outputs.
+        relevance: of the output, shaped as it.
+        like: a tensor of the input's shape.
+        eps: added to each denominator with its sign.
+        fallback: hand on by the fallback what the parts cannot; else it is lost. Where a bias counts, it is lost.
+
+    Returns:
+        Relevance shaped as ``like``, in a new tensor.
+    """
+    fallback = fallback and all(part.bias is None for part in parts)
+    left, back = relevance, None
+    for part in parts:
+        z, s = _quotients(layer, part, relevance, eps)
+        for a, w in part.terms:
+            given = layer.transpose(s, w, like)
+            back = given.mul_(a) if back is None else back.addcmul_(a, given)
+        if fallback:  # the remainder takes the memory of the denominators, which nothing needs any more
+            left = torch.addcmul(left, s, z, value=-1, out=z) if z.shape == left.shape else left - s * z
+    assert back is not None
+    if fallback:
+        back += layer.spread_remainder(left, parts[0].terms[0][1], like)
+    return back
+
+
+def _quotients(layer: Linear, part: Part, relevance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Each output's sum of contributions, and its relevance over that; both shaped as the output."""
+    (a, w), *further = part.terms
+    z = layer.apply(a, w, part.bias)
+    size = None if part.sizes is None else layer.apply(*part.sizes)
+    for a, w in further:
+        more = layer.apply(a, w)
+        z = z + more
+        size = None if size is None else size + more
+    stable = torch.where(z < 0, z - eps, z + eps) if eps else z
+    # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
+    s = ((relevance if part.share == 1 else part.share * relevance) / stable).nan_to_num_(0.0, 0.0, 0.0)
+    return z, s if size is None else s.masked_fill_(z.abs() < part.threshold * size, 0)
+
+
+@dataclass(frozen=True, repr=False)
+class ZPlus(LinearRule):
+    r"""z+ rule: positive contributions alone, bias left out.
+
+    Source: Montavon et al. 2017; Otsuki et al. 2024, Eq. 2.
+
+    .. math:: z_{ij} = h_i^+ w_{ij}^+ + h_i^- w_{ij}^-
+
+    For inputs that are never negative, as after a ReLU, only the first product exists.
+
+    Args:
+        eps: added to each denominator; 0 for exact conservation.
+        fallback: whether units without positive contribution hand on what they have, see the module's docstring.
+        signed: count products of negative inputs and negative weights. ``False`` reproduces the published code, which
+            is the same for inputs that are not negative.
+    """
+
+    _: KW_ONLY
+    signed: bool = True
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        if weight is None:
+            return (None,)
+        return (weight.clamp(min=0), weight.clamp(max=0)) if self.signed else (weight.clamp(min=0),)
+
+    def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:
+        if not self.signed:
+            return [(h, prepared[0])]
+        positive: list[Term] = [(h.clamp(min=0), prepared[0])]
+        return positive + [(h.clamp(max=0), w) for w in prepared[1:]]
+
+    def for_nonnegative(self) -> ZPlus:
+        """The same rule for inputs known not to be negative, at half the cost; a subclass stays as it is."""
+        return replace(self, signed=False) if type(self) is ZPlus else self
+
+
+@dataclass(frozen=True, repr=False)
+class WeightRule(LinearRule):
+    """Base of the rules that go by the weights alone: :meth:`prepare` makes what takes their place, inputs are ones."""
+
+    needs_inputs = False
+
+    def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:
+        (w,) = prepared
+        return [(torch.ones_like(h if w is None else h[:1]), w)]  # weights are there only where the batch comes first
+
+
+@dataclass(frozen=True, repr=False)
+class WPlus(WeightRule):
+    r"""z+ with ones in place of the input: relevance spreads by positive weights alone, :math:`z_{ij} = w_{ij}^+`.
+
+    For the first convolution, where a normalised image has negative values. (What the code of Otsuki et al. does.)
+    """
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        return (None if weight is None else weight.clamp(min=0),)
+
+
+@dataclass(frozen=True, repr=False)
+class Flat(WeightRule):
+    r"""Flat rule: every input that an output sees gets the same, :math:`z_{ij} = 1`.
+
+    Source: Bach et al. 2015; Lapuschkin et al. 2019.
+    """
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        return (None if weight is None else torch.ones_like(weight),)
+
+
+@dataclass(frozen=True, repr=False)
+class WSquare(WeightRule):
+    r"""w² rule: by squared weights, :math:`z_{ij} = w_{ij}^2`, whatever the input.
+
+    Source: Montavon et al. 2017.
+    """
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        return (None if weight is None else weight.square(),)
+
+
+@dataclass(frozen=True, repr=False)
+class ZBox(LinearRule):
+    r"""zB rule for inputs between ``low`` and ``high``: :math:`z_{ij} = h_i w_{ij} - l_i w_{ij}^+ - u_i w_{ij}^-`.
+
+    Source: Montavon et al. 2017.
+
+    Args:
+        low: smallest value an input can take, a number or one per channel; in normalised space for a normalised image.
+        high: largest value.
+    """
+
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
+
+    def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        return (None, None, None) if weight is None else (weight, weight.clamp(min=0), weight.clamp(max=0))
+
+    def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:
+        low, high = self._bound(self.low, h), self._bound(self.high, h)
+        if prepared[0] is None:
+            return [(h - low, None)]
+        return [(h, prepared[0]), (-low, prepared[1]), (-high, prepared[2])]
+
+    def _bound(self, value: float | tuple[float, ...], h: Tensor) -> Tensor:
+        channels = torch.tensor(value, dtype=h.dtype, device=h.device)
+        if channels.ndim and len(channels) != h.shape[1]:
+            raise InputError(f"ZBox has {len(channels)} bounds for an input of {h.shape[1]} channels")
+        return torch.ones_like(h[:1]) * (channels.view(-1, *[1] * (h.ndim - 2)) if channels.ndim else channels)
