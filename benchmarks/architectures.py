@@ -301,7 +301,7 @@ def signed_text(rows: Sequence[Row]) -> str:
 
 def page(rows: Sequence[Row], others: Sequence[Row]) -> str:
     """The documentation page with the tables."""
-    return f"""# What was tried
+    return f"""# Supported architectures
 
 {conserved(rows)} of {len(rows)} networks conserve relevance to {LIMIT:g} (relative, float32) at the image and at
 every cut: every value that all paths from the image to the output cross, found from the graph. Composite
