@@ -5,6 +5,7 @@ from . import (
     evaluation as evaluation,
     experiments as experiments,
     heatmaps as heatmaps,
+    layers as layers,
     methods as methods,
     metrics as metrics,
     models as models,
