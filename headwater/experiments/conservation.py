@@ -79,7 +79,7 @@ def cut_sums(
 
 
 def conservation_figure(results: Sequence[CutSums]) -> bytes:
-    """The sum of relevance against the probability, a panel a place, as PNG; what is conserved lies on the diagonal.
+    """The sum of relevance against the probability, per place, as PNG; what is conserved lies on the diagonal.
 
     Sums outside [-0.1, 1.1] are not drawn; the legend says how many.
     """
@@ -111,7 +111,7 @@ def conservation_figure(results: Sequence[CutSums]) -> bytes:
 
 
 def conservation_csv(results: Sequence[CutSums], images: Sequence[LabelledImage]) -> str:
-    """One line a composite and image."""
+    """One line per composite and image."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(("composite", "image", "probability", *PLACES))

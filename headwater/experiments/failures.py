@@ -79,7 +79,7 @@ class ErrorAnalysis:
         return "\n".join(lines)
 
     def csv(self) -> str:
-        """One line an image; ``kind`` is empty for the reader to fill in where there is no box."""
+        """One line per image; ``kind`` is empty for the reader to fill in where there is no box."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("image", "label", "id", "mass_in_box", "attended_area", "box_area", "kind"))

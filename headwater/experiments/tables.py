@@ -128,7 +128,7 @@ def _right(table: pandas.DataFrame) -> pandas.DataFrame:
 
 
 def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -> pandas.DataFrame:
-    """One row a network and method, its means over the images in the columns, for :class:`SummaryTable`."""
+    """One row per network and method, its means over the images in the columns, for :class:`SummaryTable`."""
     import pandas as pd
 
     rows = []

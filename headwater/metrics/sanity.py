@@ -7,7 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from headwater.engine.explanation import Explanation
@@ -86,15 +89,8 @@ def randomisation(
     return Randomisation(tuple(names), tuple(counts), torch.stack(correlations, 1))
 
 
-def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Spearman's rank correlation of each row, ``(N,)``; equal values share their mean rank; 0 for a constant row."""
-    ranks = []
-    for values in (first, second):
-        ordered, order = values.double().sort(dim=1)
-        low = torch.searchsorted(ordered, ordered, right=False)
-        high = torch.searchsorted(ordered, ordered, right=True)
-        mean = (low + high - 1).double() / 2
-        rank = torch.empty_like(mean).scatter_(1, order, mean)
-        ranks.append(rank - rank.mean(1, keepdim=True))
-    a, b = ranks
-    return ((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).nan_to_num(0.0)
+def rank_correlation(first: Float[Tensor, "n pixels"], second: Float[Tensor, "n pixels"]) -> Float[Tensor, " n"]:
+    """Spearman's rank correlation of each row, in [-1, 1]; equal values share their mean rank; 0 for a constant row."""
+    pairs = zip(first.double().cpu().numpy(), second.double().cpu().numpy(), strict=True)
+    values = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs]
+    return torch.tensor(values, dtype=torch.float64, device=first.device)

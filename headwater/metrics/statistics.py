@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
 
-from headwater.errors import InputError, MissingDependencyError
+import numpy as np
+from scipy import stats
+
+from headwater.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if count == 1:
         return Summary(1, mean, math.nan, math.nan, math.nan)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (count - 1))
-    half = float(_stats().t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
+    half = float(stats.t.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
     return Summary(count, mean, deviation, mean - half, mean + half)
 
 
@@ -69,14 +70,14 @@ def paired_p_values(values: Mapping[str, Sequence[float]], reference: str) -> di
     for method, mine in values.items():
         if method == reference:
             continue
-        differences = [a - b for a, b in zip(mine, values[reference], strict=True)]
-        differences = [d for d in differences if not math.isnan(d)]
-        if len(differences) < 2:
+        differences = np.subtract(mine, values[reference])
+        known = differences[~np.isnan(differences)]
+        if len(known) < 2:
             raw[method] = math.nan
-        elif len(set(differences)) == 1:
-            raw[method] = 1.0 if differences[0] == 0 else 0.0
+        elif not known.any():
+            raw[method] = 1.0
         else:
-            raw[method] = float(_stats().ttest_1samp(differences, 0.0).pvalue)
+            raw[method] = float(stats.ttest_rel(mine, values[reference], nan_policy="omit").pvalue)
     return _holm(raw)
 
 
@@ -88,10 +89,3 @@ def _holm(raw: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, p * (len(known) - place)))
         corrected[method] = largest
     return corrected
-
-
-def _stats() -> Any:
-    try:
-        return import_module("scipy.stats")
-    except ImportError as error:
-        raise MissingDependencyError("statistics need scipy: pip install 'headwater[evaluate]'") from error

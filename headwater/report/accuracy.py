@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scipy.stats import binomtest
+
 if TYPE_CHECKING:
     import pandas
 
@@ -60,8 +62,6 @@ class Accuracy:
         """Whether a guess among the network's classes is right as often (binomial test, one-sided, p > 0.05)."""
         if self.is_predicted or self.count < _FEW or self.classes < 2:
             return False
-        from scipy.stats import binomtest
-
         test = binomtest(self.right, self.count, 1 / self.classes, alternative="greater")
         return bool(test.pvalue > 0.05)
 

@@ -82,7 +82,7 @@ class SummaryTable:
         return cls(methods, measures, cells, p_values, against, failed, Accuracy.of(table))
 
     def csv(self) -> str:
-        """One line a method and measure, with the accuracy and the source of the labels in each."""
+        """One line per method and measure, with the accuracy and the source of the labels in each."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         columns = ("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against")
@@ -160,7 +160,7 @@ class SummaryTable:
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """Mean insertion and deletion curves of each method, one row a protocol, as PNG.
+    """Mean insertion and deletion curves of each method, one row per protocol, as PNG.
 
     Args:
         curves: ``{method: {"insertion_P_curve": [...], "deletion_P_curve": [...]}}``, as ``curves.json`` has them.
