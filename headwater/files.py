@@ -1,18 +1,23 @@
-"""Results are written under a temporary name and renamed, so a file is either whole or not there; and their names."""
+"""Result files and run folders.
+
+A file is written under a unique temporary name and renamed, so it is either whole or not there. No file of another
+result is overwritten, and no run continues in the folder of another.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from headwater.errors import OutputError
+from headwater.errors import DataError, OutputError
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
@@ -22,18 +27,14 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
         OutputError: the folder cannot be made or written to; what stood at ``path`` before is still there.
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = _unused(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".headwater.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise _unwritable(path, error.strerror or str(error)) from error
     return path
 
@@ -44,7 +45,7 @@ def write_text(path: str | Path, content: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file; no name of one, however long, is an error."""
+    """Whether ``path`` is a file; a path that no file system takes (too long, say) is none."""
     try:
         return path.is_file()
     except OSError:
@@ -52,19 +53,52 @@ def is_file(path: Path) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Make a folder and see that files can be written to it, before any work.
+    """Create a folder and check that files can be written to it, before any work is done.
 
     Raises:
         OutputError: they cannot.
     """
+    trial = _unused(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder, prefix=".headwater."):
-            pass
+        trial.open("xb").close()
+        trial.unlink()
     except FileExistsError as error:
         raise _unwritable(folder, "it is a file") from error
     except OSError as error:
+        _remove(trial)
         raise _unwritable(folder, error.strerror or str(error)) from error
+
+
+def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str = "settings") -> None:
+    """Make a folder that of one run: write its settings there, or check that the run already there has the same.
+
+    Args:
+        folder: of the run, created if need be.
+        settings: everything that the run's results depend on; values that JSON can hold.
+        file: name of the file that the settings are written to.
+        what: what they are called in errors; of anything but ``"settings"`` only the keys that differ are named.
+
+    Raises:
+        DataError: the run there has other settings (the differences are named), or its settings cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    path, now = folder / file, json.loads(json.dumps(settings))
+    if not path.is_file():
+        write_text(path, json.dumps(now, indent=1))
+        return
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path} is not readable as {what} of a run ({error}); choose another --out") from error
+    if not isinstance(before, dict):
+        raise DataError(f"{path} does not hold the {what} of a run; choose another --out")
+    differing = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    if differing and what == "settings":
+        told = "; ".join(f"{key}: {before.get(key)} there, {now.get(key)} asked" for key in differing)
+        raise DataError(f"{folder} holds a run with other settings ({told}); choose another --out")
+    if differing:
+        raise DataError(f"{folder} holds a run with another {what} ({', '.join(differing)} differ); choose another --out")
 
 
 def concerns_all(error: OutputError) -> bool:
@@ -76,8 +110,8 @@ def concerns_all(error: OutputError) -> bool:
 def safe_name(text: str, longest: int = 60) -> str:
     """``text`` as a part of a file name: letters, digits and ``-_+.``, at most ``longest`` bytes of UTF-8.
 
-    Everything else becomes a hyphen. What is too long is cut and ends in a short hash of the whole, so that long names
-    with the same beginning stay different.
+    Every other character becomes a hyphen. A name that is too long is cut and ends in a short hash of the whole, so
+    that long names with the same beginning stay different.
 
     >>> safe_name("timm:resnet50/a1 in1k")
     'timm-resnet50-a1-in1k'
@@ -95,13 +129,13 @@ def write_record(
 ) -> str:
     """Write ``record`` as ``STEM.json`` and return the stem, numbered if files of another result have that name.
 
-    Call it before the result's other files are written: it takes the name. A result that is made again, with the same
+    Call it before writing the result's other files: it reserves their name. The same result made again, with the same
     ``record[identity]``, replaces its own files; no other file is overwritten.
 
     Args:
         folder: created if need be.
-        stem: the name; then ``STEM-2``, ``STEM-3`` and so on.
-        record: what JSON takes.
+        stem: the name; if taken, ``STEM-2``, ``STEM-3`` and so on.
+        record: values that JSON can hold.
         identity: the key of ``record`` that says what the result was made from.
         suffixes: of the result's other files, such as ``".npy"``.
 
@@ -133,13 +167,17 @@ def _identity(path: Path, key: str) -> Any:
 
 
 def _create(path: Path, content: str) -> bool:
-    """Write a file unless there is one, also one that another process has made a moment ago; whether it was written."""
+    """Write a file unless one of that name exists, also one that another process has just created.
+
+    Returns:
+        Whether it was written.
+    """
     created = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("xb") as file:
             created = True
-            file.write(content)
+            file.write(content.encode())
     except FileExistsError:
         if path.parent.is_dir():
             return False
@@ -151,11 +189,16 @@ def _create(path: Path, content: str) -> bool:
     return True
 
 
+def _unused(folder: Path) -> Path:
+    """A hidden file's name that nothing else has."""
+    return folder / f".headwater.{uuid4().hex}"
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, if it is there and can be removed."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def _unwritable(path: Path, reason: str) -> OutputError:
     return OutputError(f"cannot write {path}: {reason}; choose a folder that can be written")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -29,12 +29,12 @@ from headwater.errors import DataError, HeadwaterError, MissingDependencyError
 from headwater.evaluation.chunks import unfinished, write_checked
 from headwater.evaluation.labels import PREDICTED, label_for
 from headwater.evaluation.settings import Settings
-from headwater.files import write_bytes, write_text
+from headwater.files import claim, write_bytes, write_text
 from headwater.heatmaps import heat_quantization
 from headwater.methods import QUANTIZED, Method, load_method
 from headwater.metrics import gini, insertion_deletion, pointing_game, randomisation, relevance_mass, relevance_rank
 from headwater.models import ModelCard, card_of, network_input
-from headwater.run_folder import claim
+
 
 if TYPE_CHECKING:
     import pandas

@@ -26,10 +26,9 @@ from torchvision.transforms import v2
 from headwater.data.labelled import LabelledImage, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DataError
-from headwater.files import write_bytes, write_text
+from headwater.files import claim, write_bytes, write_text
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
-from headwater.run_folder import claim
 from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
 from headwater.training.recipes import Recipe, Split, split_images
 
@@ -197,7 +196,7 @@ def train_classifier(
         raise DataError(f"{data}: training and test images have different classes")
     split = split_images(train, test, recipe.validation, recipe.seed)
     claim(out, asdict(recipe), "recipe.json")
-    _claim_split(out, split)
+    claim(out, split.names(), "split.json", "split")
     done = out / "accuracy.json"
     if done.is_file():
         known = json.loads(done.read_text())
@@ -253,18 +252,6 @@ def train_classifier(
         write_text(out / RUN_CARD, json.dumps(card, indent=1))
         write_text(done, json.dumps({"accuracy": accuracy, "epochs": epochs, "test": len(split.test)}, indent=1))
     return TrainedClassifier(out, accuracy, epochs)
-
-
-def _claim_split(out: Path, split: Split) -> None:
-    """Store the split, or check that the run was begun with the same."""
-    path, names = out / "split.json", split.names()
-    if path.is_file():
-        before = json.loads(path.read_text())
-        other = [part for part in names if before.get(part) != names[part]]
-        if other:
-            raise DataError(f"{out} holds a run with another split ({', '.join(other)} differ); choose another --out")
-    else:
-        write_text(path, json.dumps(names, indent=0))
 
 
 def _loggers(out: Path) -> list[Logger]:

@@ -24,9 +24,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms import v2
 
 from headwater.data.tiny20 import ImageSet, load_tiny20
-from headwater.files import write_bytes, write_text
+from headwater.files import claim, write_bytes, write_text
 from headwater.models.tiny20 import CLASSES, MEAN, STD, Tiny20
-from headwater.run_folder import claim
 from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
 
 

@@ -1,0 +1,78 @@
+"""``headwater evaluate``: measures of methods on labelled images."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from headwater.cli.interruption import WORK
+from headwater.cli.options import (
+    AllowCode,
+    Arch,
+    BatchSize,
+    Data,
+    Devices,
+    Labels,
+    Model,
+    RunFolder,
+    Samples,
+    Seed,
+    Split,
+    Step,
+    Weights,
+    check_devices,
+    load_network,
+    split_names,
+)
+from headwater.cli.terminal import console, evaluation_progress
+
+
+def evaluate(
+    data: Data,
+    methods: Annotated[str, typer.Option(help="Names, separated by commas; NAME+hq for the quantized map.")],
+    out: RunFolder,
+    model: Model = None,
+    arch: Arch = None,
+    weights: Weights = "DEFAULT",
+    allow_code: AllowCode = False,
+    samples: Samples = 1000,
+    protocol: Annotated[
+        str, typer.Option(help="published, budget, or both, separated by commas.")
+    ] = "published,budget",
+    split: Split = "val",
+    seed: Seed = 42,
+    step: Step = None,
+    batch_size: BatchSize = 16,
+    randomise: Annotated[
+        int,
+        typer.Option(help="Also: do maps change when the network's layers are random? On this many images.", min=0),
+    ] = 0,
+    devices: Devices = None,
+    labels: Labels = "names",
+) -> None:
+    """Measure methods on labelled images: insertion, deletion, conservation, localisation, randomisation."""
+    from headwater import evaluation
+    from headwater.metrics.insertion_deletion import Protocol
+
+    protocols = cast("tuple[Protocol, ...]", tuple(split_names(protocol)))
+    settings = evaluation.Settings(
+        tuple(split_names(methods)), samples, protocols, split, seed, step, batch_size, labels
+    )
+    places = check_devices(devices)
+    network = load_network(model, weights, arch, allow_code)
+    WORK.begin(out, samples)
+    several = len(places) > 1
+    with evaluation_progress() as progress:
+        evaluation.evaluate(
+            network if several else network.to(places[0]),
+            data,
+            settings,
+            out,
+            devices=places if several else (),
+            progress=progress,
+        )
+    if randomise:
+        evaluation.measure_randomisation(network, data, settings, randomise, out=out)
+    console.print((out / "summary.md").read_text(encoding="utf-8"), markup=False, end="")
+    console.print(f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}", markup=False)

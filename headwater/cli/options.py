@@ -1,0 +1,104 @@
+"""Options that several commands share, and what their values mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwater.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _folder(text: str | Path) -> Path:
+    if not str(text).strip():
+        raise typer.BadParameter("the name of the folder is empty; . is this folder")
+    return Path(text)
+
+
+Folder = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder for the results.")]
+RunFolder = Annotated[
+    Path, typer.Option(parser=_folder, metavar="DIR", help="Folder of this run; an unfinished run in it is continued.")
+]
+Data = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder with labelled images.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Name, checkpoint file, run folder or module:function; ResNet-50 if not given."),
+]
+Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")]
+Weights = Annotated[
+    str, typer.Option(help="Member of torchvision's weights enum, none, or a file for module:function.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Let --model module:function import and call your own Python code.")
+]
+Devices = Annotated[str | None, typer.Option(help="Separated by commas; cuda where there is one.")]
+Seed = Annotated[int, typer.Option(help="Of the sample and of ties.", min=0, max=2**63 - 1)]
+Samples = Annotated[int, typer.Option(help="Images, balanced over the classes.", min=1)]
+Split = Annotated[str, typer.Option(help="Of the data set.")]
+Step = Annotated[int | None, typer.Option(help="Pixels between two points; 500 of 224x224.", min=1)]
+BatchSize = Annotated[int, typer.Option(help="Images at a time.", min=1)]
+Labels = Annotated[
+    str,
+    typer.Option(
+        help="names (matched with the network's), positions, predicted, or a CSV file: image,label or folder,label."
+    ),
+]
+
+
+def load_network(model: str | None, weights: str, arch: str | None, allow_code: bool) -> nn.Module:
+    """The network that ``--model`` names, or the default one."""
+    from headwater.image_explanation import default_model
+    from headwater.models import load_model
+
+    return default_model() if model is None else load_model(model, weights, arch, allow_code=allow_code)
+
+
+def check_device(name: str | None) -> str:
+    """The device of that name; by default ``cuda`` where there is one, else ``cpu``.
+
+    Raises:
+        InputError: it is not available, or computes no values.
+    """
+    import torch
+
+    chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    if chosen.split(":")[0] == "meta":
+        raise InputError("device 'meta' computes no values; take cpu, cuda, mps, ...")
+    try:
+        torch.zeros(1, device=chosen)
+    except Exception as error:  # torch raises a different type for each backend that is missing
+        raise InputError(f"device {chosen!r} is not available here: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def check_devices(names: str | None) -> list[str]:
+    """The devices that ``--devices`` names, at least one.
+
+    Raises:
+        InputError: it names none, or one that is not available.
+    """
+    if names is None:
+        return [check_device(None)]
+    if not split_names(names):
+        raise InputError(f"--devices {names!r} names no device; say cpu, cuda, cuda:0,cuda:1, ...")
+    return [check_device(name) for name in split_names(names)]
+
+
+def split_names(text: str) -> list[str]:
+    """Names that are separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def whole_number(text: str) -> int:
+    """A whole number of at least 0.
+
+    Raises:
+        InputError: ``text`` is something else.
+    """
+    if not text.isdecimal():
+        raise InputError(f"a whole number was expected, got {text!r}")
+    return int(text)
