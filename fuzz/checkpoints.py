@@ -23,7 +23,7 @@ from fuzz.damage import WORDS, damaged, damaged_text
 from fuzz.subjects import compare, write
 from headwater.errors import HeadwaterError
 from headwater.models import load_model
-from headwater.models.registry import read_checkpoint
+from headwater.models.checkpoints import read_checkpoint
 from headwater.models.tiny20 import CLASSES, MEAN, STD
 
 State = dict[Any, Any]

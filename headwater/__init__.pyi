@@ -37,7 +37,7 @@ from .methods import load_method as load_method
 from .methods import register_method as register_method
 from .metrics import InsertionDeletion as InsertionDeletion
 from .metrics import insertion_deletion as insertion_deletion
-from .models.registry import ModelCard as ModelCard
+from .models.card import ModelCard as ModelCard
 from .models.registry import list_models as list_models
 from .models.registry import load_model as load_model
 from .image_explanation import ImageExplanation as ImageExplanation

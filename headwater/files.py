@@ -98,7 +98,8 @@ def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str = "set
         told = "; ".join(f"{key}: {before.get(key)} there, {now.get(key)} asked" for key in differing)
         raise DataError(f"{folder} holds a run with other settings ({told}); choose another --out")
     if differing:
-        raise DataError(f"{folder} holds a run with another {what} ({', '.join(differing)} differ); choose another --out")
+        names = ", ".join(differing)
+        raise DataError(f"{folder} holds a run with another {what} ({names} differ); choose another --out")
 
 
 def concerns_all(error: OutputError) -> bool:

@@ -21,7 +21,6 @@ from headwater.errors import DownloadError, HeadwaterError, InputError
 from headwater.files import safe_name, write_bytes, write_record
 from headwater.heatmaps import heat_quantization
 from headwater.methods import load_method
-from headwater.methods.rise import Rise
 from headwater.models import ModelCard, card_of, load_model, network_input
 from headwater.report.images import Labels, Style, figure, overlay
 
@@ -234,15 +233,13 @@ def explain_files(
     """Explain image files in batches; an image that cannot be explained gives its error in its place.
 
     Args and raises: as :func:`explain`; an unknown method, target or unfit model is raised at once. ``progress`` is
-    told by methods that take long over one batch (RISE): masks done, masks in all.
+    called with the steps done of one batch and the steps in all.
     """
     if quantize is not None and quantize < 2:
         raise InputError(f"quantization needs at least 2 levels, got {quantize}")
     card = card_of(model, preprocessing)
     chosen = None if target is None else card.class_index(target)
     explainer = load_method(method, model)
-    if isinstance(explainer, Rise):
-        explainer.progress = progress
 
     def explanations() -> Iterator[ImageExplanation | HeadwaterError]:
         for start in range(0, len(images), batch_size):
@@ -250,7 +247,7 @@ def explain_files(
             opened = [_open(path) for path in paths]
             readable = [p for p in opened if not isinstance(p, HeadwaterError)]
             if readable:
-                e = explainer(network_input(model, readable, card.preprocessing), chosen)
+                e = explainer(network_input(model, readable, card.preprocessing), chosen, progress=progress)
             position = 0
             for path, image in zip(paths, opened, strict=True):
                 if isinstance(image, HeadwaterError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -67,6 +67,7 @@ class LRP:
         start: Start = "probability",
         checkpoints: Sequence[str] | Literal["cuts"] | None = (),
         region: Region = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Explanation:
         """Explain images.
 
@@ -81,6 +82,7 @@ class LRP:
             region: for a network with per-pixel outputs, which of them to explain: ``(row, column)``, or a mask
                 ``(H, W)`` or ``(N, H, W)`` of the output's size; ``None`` for those where the target is predicted. The
                 sweep begins with the mean over the region.
+            progress: called with (1, 1) once the batch is done: it is one step.
 
         Returns:
             An :class:`Explanation`; its tensors are on the device and of the dtype of ``x``.
@@ -101,6 +103,8 @@ class LRP:
             seed, relevance = sweep(
                 plan, images, lambda output: make_seed(output, len(x), target, start, region), account
             )
+        if progress is not None:
+            progress(1, 1)
         return Explanation(
             heatmap=relevance.sum(1),
             logits=seed.logits,

@@ -96,6 +96,11 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
     return chosen.expand(count)
 
 
+def class_probability(logits: Float[Tensor, "n k"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Softmax probability of one class per image."""
+    return logits.softmax(1).gather(1, classes[:, None])[:, 0]
+
+
 def check_start(start: str) -> None:
     """Raise an ``InputError`` for an unknown ``start``."""
     if start not in get_args(Start):

@@ -24,7 +24,7 @@ from headwater.data.texts import read_columns
 from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, InputError
 from headwater.evaluation.settings import LABELS, Settings
-from headwater.models.registry import ModelCard, card_of, network_input, wnids_among
+from headwater.models.card import ModelCard, card_of, network_input, wnids_among
 
 PREDICTED = -1
 """Label of an image whose class is the one that the network predicts."""

@@ -14,11 +14,9 @@ from headwater.errors import InputError
 from headwater.heatmaps import heat_quantization
 from headwater.methods.abn import AttentionMap
 from headwater.methods.baselines import BASELINES
+from headwater.methods.method import Method, as_method
 from headwater.methods.post_processed import MASKED, PostProcessed
 from headwater.methods.rise import Rise
-
-Method = Callable[..., Explanation]
-"""``method(x, target=None)``: images ``(N, C, H, W)``; the predicted class where no target is given."""
 
 QUANTIZED = "+hq"
 """Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
@@ -29,15 +27,15 @@ _METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED}
 
 _DESCRIPTIONS = {
     "abn": "attention branch network's own attention map",
-    "c1c-lrp": "doublet2024, kept inside the largest contour (C1C)",
+    "c1c-lrp": "doublet2024, kept inside the component that holds the largest value (C1C)",
     "c3-lrp": "doublet2024, kept inside the largest contour and component (C3)",
-    "deeplift": "DeepLIFT against black (Captum)",
+    "deeplift": "DeepLIFT against the mean colour, 0 in normalised space (Captum)",
     "doublet2024": "Doublet et al.: gradient times input over output, a residual block at a time",
     "epsilon": "LRP, epsilon rule with biases everywhere; does not conserve",
     "gradcam": "Grad-CAM of the last feature map (pytorch-grad-cam)",
     "gradient-x-input": "gradient times input (Captum)",
     "guided-backprop": "guided backpropagation (Captum)",
-    "integrated-gradients": "integrated gradients, 50 steps from black (Captum)",
+    "integrated-gradients": "integrated gradients, 50 steps from the mean colour, 0 in normalised space (Captum)",
     "lrp-epsilon": "LRP as Captum has it, epsilon rule; skips as the gradient has them",
     "lrp-mixture": "LRP as Captum has it, epsilon rule above, z+ below",
     "otsuki2024": "LRP for ResNet: z+ and ratio splitting at skips, conserving exactly",
@@ -52,15 +50,16 @@ _DESCRIPTIONS = {
 _PUBLISHED = "-published"
 
 
-def register_method(name: str, make: Callable[[nn.Module], Method], description: str = "") -> None:
+def register_method(name: str, make: Callable[[nn.Module], Callable[..., Explanation]], description: str = "") -> None:
     """Make a method known by name.
 
     Args:
         name: what :func:`load_method` takes.
-        make: returns the method for a model.
+        make: returns the method for a model: ``method(x, target=None)``, which may also take ``checkpoints`` and
+            ``progress``, see :class:`~headwater.methods.method.Method`.
         description: one line for ``headwater methods``.
     """
-    _METHODS[name] = make
+    _METHODS[name] = lambda model: as_method(make(model))
     _DESCRIPTIONS[name] = description
 
 

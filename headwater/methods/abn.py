@@ -8,9 +8,10 @@ from torch.nn import functional
 from headwater.engine.explanation import Explanation
 from headwater.engine.guards.checks import check_images
 from headwater.engine.guards.modes import computing
-from headwater.engine.seed import Target, check_target
+from headwater.engine.seed import Target, check_target, class_probability
 from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
+from headwater.methods.method import Checkpoints, Progress, check_no_modules
 
 
 def has_attention(model: nn.Module) -> bool:
@@ -38,22 +39,22 @@ class AttentionMap:
             )
         self.model = model
 
-    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """Explain images ``(N, C, H, W)``.
+    def __call__(
+        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+    ) -> Explanation:
+        """Explain images, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress.
 
         Raises:
-            InputError: the images or the target do not fit.
+            InputError: the images, the target or the checkpoints do not fit.
         """
         check_images(x, self.model)
+        check_no_modules(checkpoints)
         with computing(x):
             said = shared_copy(self.model).attend(x)  # type: ignore[operator]
             attention = functional.interpolate(
                 said.attention[:, None], x.shape[2:], mode="bilinear", align_corners=False
             )
         classes = check_target(target, said.logits)
-        return Explanation(
-            heatmap=attention[:, 0],
-            logits=said.logits,
-            probability=said.logits.softmax(1).gather(1, classes[:, None])[:, 0],
-            target=classes,
-        )
+        if progress is not None:
+            progress(1, 1)
+        return Explanation(attention[:, 0], said.logits, class_probability(said.logits, classes), classes)

@@ -24,10 +24,11 @@ from headwater.engine.guards.checks import check_images, check_module
 from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
-from headwater.engine.seed import Target, check_target
+from headwater.engine.seed import Target, check_target, class_probability
 from headwater.engine.structure import Structure, layers_of
 from headwater.engine.trace import trace
 from headwater.errors import MissingDependencyError, TraceError
+from headwater.methods.method import Checkpoints, Progress, check_no_modules
 from headwater.methods.rebuilt import Rebuilt
 
 
@@ -39,18 +40,17 @@ class Baseline(ABC):
         self.model = model
         self._graphs: Kept[Graph] = Kept()
 
-    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """Explain images.
-
-        Args:
-            x: images ``(N, C, H, W)``, normalised as the network expects.
-            target: class to explain: ``None`` for the predicted one, an int for all images, or long ``(N,)``.
+    def __call__(
+        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+    ) -> Explanation:
+        """Explain images, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress.
 
         Raises:
-            InputError: the images or the target do not fit.
+            InputError: the images, the target or the checkpoints do not fit.
             TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
         """
         check_images(x, self.model)
+        check_no_modules(checkpoints)
         graph = self._graph(x)
         with computing(x, gradients=True), _quietly():
             x = detached(x)
@@ -61,13 +61,9 @@ class Baseline(ABC):
                 raise TraceError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
             classes = check_target(target, logits)
             heatmap, relevance = self.explain(network, x, classes)
-        return Explanation(
-            heatmap=heatmap,
-            logits=logits,
-            probability=logits.softmax(1).gather(1, classes[:, None])[:, 0],
-            target=classes,
-            relevance=relevance,
-        )
+        if progress is not None:
+            progress(1, 1)
+        return Explanation(heatmap, logits, class_probability(logits, classes), classes, relevance)
 
     @abstractmethod
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -11,6 +11,7 @@ from headwater.engine.explanation import Explanation
 from headwater.engine.lrp import LRP
 from headwater.engine.seed import Target
 from headwater.heatmaps import c1c, c3
+from headwater.methods.method import Checkpoints, Method, Progress
 
 
 class PostProcessed:
@@ -21,12 +22,14 @@ class PostProcessed:
         change: from maps ``(N, H, W)`` to maps of the same size.
     """
 
-    def __init__(self, method: Callable[..., Explanation], change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, method: Method, change: Callable[[Tensor], Tensor]) -> None:
         self.method, self.change = method, change
 
-    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """As :meth:`headwater.LRP.__call__`."""
-        e = self.method(x, target)
+    def __call__(
+        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+    ) -> Explanation:
+        """As the method does, see :class:`~headwater.methods.method.Method`."""
+        e = self.method(x, target, checkpoints=checkpoints, progress=progress)
         return replace(e, heatmap=self.change(e.heatmap))
 
 

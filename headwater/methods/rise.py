@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,10 @@ from torch.nn import functional
 from headwater.engine.explanation import Explanation
 from headwater.engine.guards.checks import check_images, check_module
 from headwater.engine.guards.modes import computing
-from headwater.engine.seed import Target, check_target
+from headwater.engine.seed import Target, check_target, class_probability
 from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
-
-Progress = Callable[[int, int], None]
-"""Told after each batch: masks done, masks in all."""
+from headwater.methods.method import Checkpoints, Progress, check_no_modules
 
 
 class Rise:
@@ -39,7 +37,6 @@ class Rise:
         keep: probability p that a cell is shown, in (0, 1]; 0.3 there.
         batch_size: masked images at a time.
         seed: of the masks.
-        progress: called after every batch.
 
     Raises:
         InputError: a number is out of range.
@@ -57,7 +54,6 @@ class Rise:
         keep: float = 0.3,
         batch_size: int = 64,
         seed: int = 42,
-        progress: Progress | None = None,
     ) -> None:
         check_module(model)
         if masks < 1 or cells < 1 or batch_size < 1 or not 0 < keep <= 1:
@@ -66,19 +62,22 @@ class Rise:
                 f"got {masks}, {cells}, {batch_size}, {keep}"
             )
         self.model, self.masks, self.cells, self.keep = model, masks, cells, keep
-        self.batch_size, self.seed, self.progress = batch_size, seed, progress
+        self.batch_size, self.seed = batch_size, seed
 
-    def __call__(self, x: Tensor, target: Target = None) -> Explanation:
-        """Explain images ``(N, C, H, W)``; the predicted class where no target is given.
+    def __call__(
+        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+    ) -> Explanation:
+        """Explain images, see :class:`~headwater.methods.method.Method`; a mask is one step of progress.
 
         Raises:
-            InputError: the images or the target do not fit.
+            InputError: the images, the target or the checkpoints do not fit.
         """
         check_images(x, self.model)
+        check_no_modules(checkpoints)
         with computing(x):
-            return self._explain(x.detach(), target)
+            return self._explain(x.detach(), target, progress)
 
-    def _explain(self, x: Tensor, target: Target) -> Explanation:
+    def _explain(self, x: Tensor, target: Target, progress: Progress | None) -> Explanation:
         network = shared_copy(self.model)
         logits = network(x)
         if logits.ndim != 2:
@@ -91,14 +90,9 @@ class Rise:
                 score = network(shown).softmax(1)[:, classes[k]]
                 heatmap[k] += torch.einsum("m,mhw->hw", score, masks)
             done += len(masks)
-            if self.progress is not None:
-                self.progress(done, self.masks)
-        return Explanation(
-            heatmap=heatmap / (self.masks * self.keep),
-            logits=logits,
-            probability=logits.softmax(1).gather(1, classes[:, None])[:, 0],
-            target=classes,
-        )
+            if progress is not None:
+                progress(done, self.masks)
+        return Explanation(heatmap / (self.masks * self.keep), logits, class_probability(logits, classes), classes)
 
     def draw(self, size: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
         """The masks for images of ``size``, in [0, 1], in batches ``(B, H, W)`` on the device of ``like``."""

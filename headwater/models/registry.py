@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 import re
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 import torchvision
-from PIL import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
 from headwater.files import is_file
 from headwater.models import tiny20
 from headwater.models.abn import AttentionBranchNetwork
+from headwater.models.card import ModelCard, imagenet_wnids
+from headwater.models.checkpoints import as_parameter, load_weights, read_checkpoint
+from headwater.models.hub import hub, patience
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
@@ -38,55 +34,6 @@ _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
 RUN_CARD, RUN_WEIGHTS = "card.json", "model.safetensors"
 """What a finished training leaves in its run folder, to be loaded again."""
-_IMAGENET_CLASSES = 1000
-_IMAGENET_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
-"""SHA-256 of the sorted WordNet numbers of ImageNet's classes, one a line."""
-_NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given up
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What belongs to a model besides its weights.
-
-    Attributes:
-        name: the name it was loaded by.
-        weights: where the weights come from.
-        preprocessing: from an image to the network's input.
-        classes: class names in the order of the logits; ``None`` where they are not known.
-        wnids: the classes' WordNet numbers (``n02123045``), likewise.
-    """
-
-    name: str
-    weights: str
-    preprocessing: Preprocessing
-    classes: tuple[str, ...] | None = None
-    wnids: tuple[str, ...] | None = None
-
-    def class_name(self, index: int) -> str:
-        """Name of a class, or its number where names are not known."""
-        return self.classes[index] if self.classes is not None and index < len(self.classes) else f"class {index}"
-
-    def class_index(self, name: str | int) -> int:
-        """Index of a class given by its number or its name (case does not matter).
-
-        Raises:
-            InputError: no class, or more than one, has that name; the nearest names are suggested.
-        """
-        text = str(name).strip()
-        if text.removeprefix("-").isdecimal():
-            return int(text)
-        if self.classes is None:
-            raise InputError(f"class names of {self.name} are not known; give the class by its number, not {text!r}")
-        lowered = [c.lower() for c in self.classes]
-        found = [index for index, c in enumerate(lowered) if c == text.lower()]
-        if len(found) == 1:
-            return found[0]
-        if len(found) > 1:
-            raise InputError(f"{self.name} has {len(found)} classes called {text!r}: {found}; give the number")
-        near = get_close_matches(text.lower(), lowered, n=5, cutoff=0.5)
-        near += [c for c in lowered if text.lower() in c and c not in near][: 5 - len(near)]
-        hint = f"; did you mean {', '.join(self.classes[lowered.index(c)] for c in near)}?" if near else ""
-        raise InputError(f"{self.name} has no class {text!r}{hint}")
 
 
 def list_models() -> list[str]:
@@ -97,28 +44,6 @@ def list_models() -> list[str]:
     """
     names = torchvision.models.list_models(module=torchvision.models)
     return ["tiny20", *(name for name in names if _FAMILIES.fullmatch(name))]
-
-
-def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> ModelCard:
-    """The card of a model that :func:`load_model` returned, or one made up for a model of your own.
-
-    Args:
-        model: the model.
-        preprocessing: takes the place of the card's; without either it is ``Preprocessing(256, 224)``.
-    """
-    card = getattr(model, "card", None)
-    if not isinstance(card, ModelCard):
-        card = ModelCard(type(model).__name__, "given", Preprocessing(256, 224))
-    return card if preprocessing is None else replace(card, preprocessing=preprocessing)
-
-
-def network_input(
-    model: nn.Module, images: Sequence[Image.Image], preprocessing: Preprocessing | None = None
-) -> Tensor:
-    """Images as the model takes them, ``(N, C, H, W)``, on its device and in its dtype."""
-    prepare = card_of(model, preprocessing).preprocessing
-    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.stack([prepare(image) for image in images]).to(reference.device, reference.dtype)
 
 
 def load_model(
@@ -173,13 +98,8 @@ def load_model(
 def _bundled() -> tuple[nn.Module, ModelCard]:
     model = tiny20.Tiny20()
     with resources.as_file(resources.files("headwater.models") / "tiny20.safetensors") as path:
-        model.load_state_dict({name: _as(model, name, tensor) for name, tensor in load_file(path).items()})
+        model.load_state_dict({name: as_parameter(model, name, tensor) for name, tensor in load_file(path).items()})
     return model, ModelCard("tiny20", "bundled with headwater", _TINY20_PREPROCESSING, tiny20.CLASSES, tiny20.WNIDS)
-
-
-def _as(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """The stored tensor in the dtype that the model has it in (weights are stored in half precision)."""
-    return tensor.to(model.state_dict()[name].dtype)
 
 
 def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Module, ModelCard]:
@@ -201,7 +121,7 @@ def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Modul
         raise InputError(f"{name} has no weights {weights!r}; there are {', '.join(enum.__members__)} and none")
     chosen = enum[weights]
     model = torchvision.models.get_model(name, weights=None, **_building(chosen))
-    with _patience():
+    with patience():
         try:
             state = chosen.get_state_dict(progress=progress, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
@@ -216,7 +136,7 @@ def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Modul
         preset.resize_size[0], preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     )
     categories = tuple(chosen.meta["categories"])
-    return model, ModelCard(name, str(chosen), preprocessing, categories, _imagenet_wnids(categories))
+    return model, ModelCard(name, str(chosen), preprocessing, categories, imagenet_wnids(categories))
 
 
 def _building(weights: Any) -> dict[str, Any]:
@@ -244,7 +164,7 @@ def _from_function(text: str, weights: str, allow_code: bool) -> tuple[nn.Module
         card if isinstance(card, ModelCard) else ModelCard(text, f"as {function} returns it", Preprocessing(256, 224))
     )
     if weights not in ("DEFAULT", "none"):
-        _fill(model, read_checkpoint(Path(weights)), weights, text)
+        load_weights(model, read_checkpoint(Path(weights)), weights, text)
         card = replace(card, weights=weights)
     return model, card
 
@@ -271,7 +191,7 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     pretrained = weights.lower() != "none"
-    with _patience(), _hub():
+    with patience(), hub():
         try:
             model = timm.create_model(name, pretrained=pretrained)
         except (OSError, RuntimeError) as error:
@@ -286,10 +206,10 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
         round(crop / config["crop_pct"]), crop, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
     )
     source = "timm" if pretrained else "random"
-    return model, ModelCard(f"timm:{name}", source, preprocessing, *_timm_classes(model))
+    return model, ModelCard(f"timm:{name}", source, preprocessing, *timm_classes(model))
 
 
-def _timm_classes(model: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+def timm_classes(model: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """Names and WordNet numbers of the classes of a timm network that was trained on ImageNet or a part of it."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
@@ -301,40 +221,6 @@ def _timm_classes(model: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, 
     return names, tuple(info.index_to_label_name(k) for k in range(info.num_classes()))
 
 
-def _imagenet_wnids(categories: Sequence[str]) -> tuple[str, ...] | None:
-    """WordNet numbers of ImageNet's 1,000 classes, in torchvision's order, which timm knows where it is installed."""
-    if not _are_imagenets(categories):
-        return None
-    try:
-        from timm.data.imagenet_info import ImageNetInfo
-    except ImportError:
-        return None
-    info = ImageNetInfo("imagenet-1k")
-    return tuple(info.index_to_label_name(k) for k in range(_IMAGENET_CLASSES))
-
-
-def _are_imagenets(categories: Sequence[str]) -> bool:
-    """Whether these are the names of ImageNet's 1,000 classes, as torchvision has them."""
-    return list(categories) == torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
-
-
-def wnids_among(names: Sequence[str], card: ModelCard, count: int) -> tuple[str, ...] | None:
-    """WordNet numbers of a network's classes: its card's, or ImageNet's where the data have all 1,000 of them.
-
-    ImageNet's classes are in the order of their numbers, so a data set that has them all tells which is which, also
-    without timm. A network of 1,000 classes without names is taken for one of ImageNet on such data only.
-
-    Args:
-        names: of the data's classes.
-        card: of the network.
-        count: of its classes.
-    """
-    numbers = sorted({name.split("_")[0] for name in names})
-    complete = hashlib.sha256("\n".join(numbers).encode()).hexdigest() == _IMAGENET_WNIDS
-    imagenet = count == _IMAGENET_CLASSES if card.classes is None else _are_imagenets(card.classes)
-    return tuple(numbers) if card.wnids is None and complete and imagenet else card.wnids
-
-
 def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     state = read_checkpoint(path)
     if arch is None:
@@ -344,9 +230,9 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
         head = [name for name in build().state_dict() if name.endswith("weight")][-1]
     classes = len(state[head]) if head in state and state[head].ndim else len(names)
     model = build(num_classes=classes)
-    _fill(model, state, str(path), arch)
+    load_weights(model, state, str(path), arch)
     known = names if len(names) == classes else None
-    wnids = None if known is None else tiny20.WNIDS if arch == "tiny20" else _imagenet_wnids(known)
+    wnids = None if known is None else tiny20.WNIDS if arch == "tiny20" else imagenet_wnids(known)
     return model, ModelCard(str(path), str(path), preprocessing, known, wnids)
 
 
@@ -370,7 +256,7 @@ def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     if arch is not None and arch != name:
         raise CheckpointError(f"{run} is a run of {name}, not of {arch}")
     model = build_classifier(name, len(classes), after)
-    _fill(model, read_checkpoint(run / RUN_WEIGHTS), str(run), name)
+    load_weights(model, read_checkpoint(run / RUN_WEIGHTS), str(run), name)
     return model, ModelCard(str(run), f"{run / RUN_WEIGHTS}", preprocessing, tuple(classes))
 
 
@@ -407,117 +293,3 @@ def architecture(name: str) -> tuple[Callable[..., nn.Module], Preprocessing, tu
         names = tuple(torchvision.models.get_model_weights(name)["DEFAULT"].meta["categories"])
         return build, Preprocessing(256, 224), names
     raise InputError(f"no architecture is called {name!r}; see headwater models")
-
-
-def _fill(model: nn.Module, state: Mapping[str, Tensor], source: str, arch: str) -> None:
-    """Load weights, or say what does not fit."""
-    expected = model.state_dict()
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected]
-    shapes = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    kinds = [
-        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
-        for name in expected
-        if name in state and expected[name].is_floating_point() and not state[name].is_floating_point()
-    ]
-    problems = [
-        f"{what}: {', '.join(found[:3])}{' ...' if len(found) > 3 else ''} ({len(found)})"
-        for what, found in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-            ("not floating point", kinds),
-        )
-        if found
-    ]
-    if problems:
-        raise CheckpointError(f"{source} does not fit {arch}; {'; '.join(problems)}")
-    model.load_state_dict({name: _as(model, name, tensor) for name, tensor in state.items()}, strict=False)
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, without running any code that the file may hold.
-
-    Raises:
-        CheckpointError: the file is missing, broken, holds no state dict, or needs code to be run.
-    """
-    if not is_file(path):
-        raise CheckpointError(f"{path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
-    except Exception as error:  # broken archives raise anything from EOFError to RuntimeError
-        raise CheckpointError(
-            f"{path} was refused: it is broken or holds more than tensors, and code in a checkpoint is never run "
-            f"({type(error).__name__}). Save model.state_dict(), or convert to safetensors."
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise CheckpointError(f"{path} holds no state dict (names with tensors)")
-    unnamed = [key for key in content if not isinstance(key, str)]
-    if unnamed:
-        raise CheckpointError(f"{path} holds no state dict: its keys must be names, one is {unnamed[0]!r}")
-    for key, tensor in content.items():
-        kinds = {
-            "meta (without values)": tensor.is_meta,
-            "quantised": tensor.is_quantized,
-            "sparse": tensor.layout != torch.strided,
-            "complex": tensor.is_complex(),
-        }
-        kind = next((name for name, is_it in kinds.items() if is_it), None)
-        if kind is not None:
-            raise CheckpointError(f"{path}: {key} is {kind}; save plain dense tensors of real numbers")
-    for prefix in ("module.", "model.", "network."):
-        if all(name.startswith(prefix) for name in content):
-            content = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
-    return dict(content)
-
-
-@contextmanager
-def _hub() -> Iterator[None]:
-    """The model hub's library, quiet; without a connection it looks into its cache at once."""
-    from huggingface_hub import constants
-
-    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx")]
-    levels, offline = [logger.level for logger in loggers], constants.HF_HUB_OFFLINE
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = offline
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _reachable(address: str) -> bool:
-    """Whether a web address has a host that is known here, or a proxy that may know it."""
-    if getproxies():
-        return True
-    try:
-        socket.getaddrinfo(urlsplit(address).hostname, 443)
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Give a silent network a limit; the hub's loader sets none."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_NETWORK_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

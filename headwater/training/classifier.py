@@ -28,9 +28,10 @@ from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DataError
 from headwater.files import claim, write_bytes, write_text
 from headwater.models.abn import AttentionBranchNetwork
-from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model, read_checkpoint
+from headwater.models.checkpoints import read_checkpoint
+from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model
 from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
-from headwater.training.recipes import Recipe, Split, split_images
+from headwater.training.recipes import Recipe, split_images
 
 
 @dataclass(frozen=True)

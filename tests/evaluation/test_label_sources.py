@@ -20,7 +20,7 @@ from headwater.evaluation import Settings, evaluate
 from headwater.evaluation.labels import label_for
 from headwater.experiments import reproduce
 from headwater.experiments.grid import find_classes
-from headwater.models.registry import wnids_among
+from headwater.models.card import wnids_among
 from headwater.report.accuracy import Accuracy
 from headwater.report.tables import SummaryTable
 

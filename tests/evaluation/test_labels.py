@@ -110,17 +110,18 @@ def test_wordnet_folders_of_tiny20_find_their_classes(tmp_path, shared):
 
 def test_timm_and_torchvision_know_the_same_1000_classes():
     pytest.importorskip("timm")
-    from headwater.models.registry import _imagenet_wnids, _timm_classes
+    from headwater.models.card import imagenet_wnids
+    from headwater.models.registry import timm_classes
 
     class Any1000(torch.nn.Module):
         num_classes, pretrained_cfg = 1000, {"num_classes": 1000}
 
-    _, wnids = _timm_classes(Any1000())
+    _, wnids = timm_classes(Any1000())
     import torchvision
 
     categories = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.meta["categories"]
-    assert wnids == _imagenet_wnids(categories) and wnids == tuple(sorted(wnids)) and len(set(wnids)) == 1000
-    assert _imagenet_wnids(categories[::-1]) is None
+    assert wnids == imagenet_wnids(categories) and wnids == tuple(sorted(wnids)) and len(set(wnids)) == 1000
+    assert imagenet_wnids(categories[::-1]) is None
 
 
 def test_positions_must_be_asked_for(tmp_path):

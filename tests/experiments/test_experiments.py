@@ -25,6 +25,7 @@ from headwater.experiments.failures import analyse_errors
 from headwater.experiments.grid import find_classes
 from headwater.experiments.networks import networks_for
 from headwater.experiments.published import CUB, GRIDS, IMAGENET, TABLES
+from headwater.methods.rise import Rise
 from headwater.models.abn import AttentionBranchNetwork
 
 FOLDERS = ("class0", "class1", "class2", "class3")
@@ -127,11 +128,12 @@ def test_attention_branch_networks_serve_abn_and_the_others_the_rest(model):
     assert networks_for("abn", [model]) == ()
 
 
-def test_a_row_without_a_network_says_so(model, folder, tmp_path, monkeypatch):
-    import headwater.methods as methods
-
-    monkeypatch.setitem(methods._METHODS, "rise", lambda m: methods.Rise(m, masks=8))
-    done = reproduce("doublet2024-table1", folder, [model], tmp_path, SETTINGS)
+def test_a_row_without_a_network_says_so(model, folder, tmp_path):
+    hw.register_method("rise", lambda m: Rise(m, masks=8))
+    try:
+        done = reproduce("doublet2024-table1", folder, [model], tmp_path, SETTINGS)
+    finally:
+        hw.register_method("rise", Rise, hw.methods.describe_method("rise"))
     line = next(line for line in done.report.splitlines() if line.startswith("| ABN |"))
     assert "28.2 / 7.5 / **20.7**" in line and "no network given" in line
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -264,3 +265,37 @@ def test_the_ending_hq_quantizes_any_methods_map():
         assert torch.equal(quantized.probability, plain.probability)
     with pytest.raises(InputError, match="no method is called 'nothing'"):
         hw.load_method("nothing+hq", model)
+
+
+# -- one protocol -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["otsuki2024", "otsuki2024+hq", "c3-lrp", "gradcam", "gradient-x-input", "random"])
+def test_every_method_takes_checkpoints_and_progress(name, tiny, images):
+    steps = []
+    e = hw.load_method(name, tiny)(images, 1, checkpoints="cuts", progress=lambda *s: steps.append(s))
+    assert steps == [(1, 1)]
+    assert (e.conservation is not None) == (name in ("otsuki2024", "otsuki2024+hq", "c3-lrp"))
+    assert torch.equal(e.heatmap, hw.load_method(name, tiny)(images, 1).heatmap)
+    if e.conservation is None:
+        with pytest.raises(InputError, match=r"no relevance inside the network.*\['block1'\]"):
+            hw.load_method(name, tiny)(images, checkpoints=["block1"])
+    else:
+        assert e.conservation.checkpoints
+
+
+def test_a_function_of_images_and_target_can_be_registered(tiny, images):
+    class Brightness:
+        def __init__(self, model):
+            self.lrp = hw.LRP(model)
+
+        def __call__(self, x, target=None):
+            return replace(self.lrp(x, target), heatmap=x.sum(1))
+
+    hw.register_method("test-brightness", Brightness)
+    method, steps = hw.load_method("test-brightness", tiny), []
+    e = method(images, checkpoints="cuts", progress=lambda *s: steps.append(s))
+    assert torch.equal(e.heatmap, images.sum(1))
+    assert steps == [(1, 1)]
+    with pytest.raises(InputError, match="no relevance inside"):
+        method(images, checkpoints=["block1"])

@@ -64,9 +64,8 @@ def test_images_stay_apart_and_the_seed_decides(tiny, images):
 def test_interface_progress_and_model_untouched(tiny, images):
     tiny.train()
     seen = []
-    e = Rise(tiny, masks=40, cells=3, batch_size=16, progress=lambda *s: seen.append(s))(
-        images, torch.tensor([0, 1, 2])
-    )
+    rise = Rise(tiny, masks=40, cells=3, batch_size=16)
+    e = rise(images, torch.tensor([0, 1, 2]), progress=lambda *s: seen.append(s))
     assert seen == [(16, 40), (32, 40), (40, 40)]
     assert e.heatmap.shape == (3, 16, 12)
     assert e.target.tolist() == [0, 1, 2]

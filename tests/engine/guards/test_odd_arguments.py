@@ -14,7 +14,7 @@ from headwater.data.labelled import LabelledImages
 from headwater.errors import CheckpointError, DataError, InputError
 from headwater.metrics import pointing_game
 from headwater.models import load_model
-from headwater.models.registry import read_checkpoint
+from headwater.models.checkpoints import read_checkpoint
 
 MAPS = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,121 @@
+"""What belongs to a model besides its weights: preprocessing, class names, WordNet numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+
+from headwater.data.preprocessing import Preprocessing
+from headwater.errors import InputError
+
+_IMAGENET_CLASSES = 1000
+_IMAGENET_WNIDS = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"
+"""SHA-256 of the sorted WordNet numbers of ImageNet's classes, one per line."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What belongs to a model besides its weights.
+
+    Attributes:
+        name: the name it was loaded by.
+        weights: where the weights come from.
+        preprocessing: from an image to the network's input.
+        classes: class names in the order of the logits; ``None`` where they are not known.
+        wnids: the classes' WordNet numbers (``n02123045``), likewise.
+    """
+
+    name: str
+    weights: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None
+    wnids: tuple[str, ...] | None = None
+
+    def class_name(self, index: int) -> str:
+        """Name of a class, or its number where names are not known."""
+        return self.classes[index] if self.classes is not None and index < len(self.classes) else f"class {index}"
+
+    def class_index(self, name: str | int) -> int:
+        """Index of a class given by its number or its name (case does not matter).
+
+        Raises:
+            InputError: no class, or more than one, has that name; the nearest names are suggested.
+        """
+        text = str(name).strip()
+        if text.removeprefix("-").isdecimal():
+            return int(text)
+        if self.classes is None:
+            raise InputError(f"class names of {self.name} are not known; give the class by its number, not {text!r}")
+        lowered = [c.lower() for c in self.classes]
+        found = [index for index, c in enumerate(lowered) if c == text.lower()]
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            raise InputError(f"{self.name} has {len(found)} classes called {text!r}: {found}; give the number")
+        near = get_close_matches(text.lower(), lowered, n=5, cutoff=0.5)
+        near += [c for c in lowered if text.lower() in c and c not in near][: 5 - len(near)]
+        hint = f"; did you mean {', '.join(self.classes[lowered.index(c)] for c in near)}?" if near else ""
+        raise InputError(f"{self.name} has no class {text!r}{hint}")
+
+
+def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> ModelCard:
+    """The card of a model that :func:`load_model` returned, or one made up for a model of your own.
+
+    Args:
+        model: the model.
+        preprocessing: takes the place of the card's; without either it is ``Preprocessing(256, 224)``.
+    """
+    card = getattr(model, "card", None)
+    if not isinstance(card, ModelCard):
+        card = ModelCard(type(model).__name__, "given", Preprocessing(256, 224))
+    return card if preprocessing is None else replace(card, preprocessing=preprocessing)
+
+
+def network_input(
+    model: nn.Module, images: Sequence[Image.Image], preprocessing: Preprocessing | None = None
+) -> Tensor:
+    """Images as the model takes them, ``(N, C, H, W)``, on its device and in its dtype."""
+    prepare = card_of(model, preprocessing).preprocessing
+    reference = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.stack([prepare(image) for image in images]).to(reference.device, reference.dtype)
+
+
+def imagenet_wnids(categories: Sequence[str]) -> tuple[str, ...] | None:
+    """WordNet numbers of ImageNet's 1,000 classes, in torchvision's order, which timm knows where it is installed."""
+    if not _are_imagenets(categories):
+        return None
+    try:
+        from timm.data.imagenet_info import ImageNetInfo
+    except ImportError:
+        return None
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(info.index_to_label_name(k) for k in range(_IMAGENET_CLASSES))
+
+
+def _are_imagenets(categories: Sequence[str]) -> bool:
+    """Whether these are the names of ImageNet's 1,000 classes, as torchvision has them."""
+    return list(categories) == torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+
+
+def wnids_among(names: Sequence[str], card: ModelCard, count: int) -> tuple[str, ...] | None:
+    """WordNet numbers of a network's classes: its card's, or ImageNet's where the data have all 1,000 of them.
+
+    ImageNet's classes are in the order of their numbers, so a data set that has them all tells which is which, also
+    without timm. A network of 1,000 classes without names is taken for one of ImageNet on such data only.
+
+    Args:
+        names: of the data's classes.
+        card: of the network.
+        count: of its classes.
+    """
+    numbers = sorted({name.split("_")[0] for name in names})
+    complete = hashlib.sha256("\n".join(numbers).encode()).hexdigest() == _IMAGENET_WNIDS
+    imagenet = count == _IMAGENET_CLASSES if card.classes is None else _are_imagenets(card.classes)
+    return tuple(numbers) if card.wnids is None and complete and imagenet else card.wnids
