@@ -41,3 +41,7 @@ class MissingDependencyError(HeadwaterError, ImportError):
 
 class OutputError(HeadwaterError):
     """A result cannot be written where it was asked for."""
+
+
+class ConservationWarning(UserWarning):
+    """A map does not sum to the relevance that the sweep began with."""

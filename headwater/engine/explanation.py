@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwater.engine.flow import Flow
+from headwater.errors import ConservationWarning
+
+NOT_CONSERVING = frozenset(("doublet2024", "epsilon"))
+"""Presets that lose relevance by the rules that they are named after; those called ``*-published`` do too."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +97,33 @@ class Explanation:
                 account.cuts,
             ),
             flow=None if self.flow is None else self.flow.select(index),
+        )
+
+
+def warn_if_lost(conservation: Conservation, composite: str, dtype: torch.dtype = torch.float32) -> None:
+    """Warn where a map does not sum to the seed, unless the composite is known not to conserve.
+
+    The limit is the square root of the dtype's resolution: half of its digits (3.5e-4 in float32). Rules that conserve
+    are far below it, and where rounding has taken over it is far exceeded. What is not finite counts as lost. A seed
+    below the dtype's smallest normal number is not judged.
+
+    Args:
+        conservation: the account of the sweep.
+        composite: the composite's name.
+        dtype: of the sweep.
+    """
+    if composite in NOT_CONSERVING or composite.endswith("-published"):
+        return
+    resolution = torch.finfo(dtype)
+    lost = (conservation.input - conservation.seed).abs()
+    fine = lost <= resolution.eps**0.5 * conservation.seed.abs() + resolution.tiny
+    if not fine.all():
+        places = (~fine).nonzero().flatten().tolist()
+        worst = conservation.error.nan_to_num(torch.inf).max().item()
+        warnings.warn(
+            f"composite {composite!r} did not conserve relevance for images {places} of this batch: the sum of a map "
+            f"differs from the relevance that its sweep began with by {worst:.1e} of it (see .conservation). Take "
+            "rules with fallback=True and, for Epsilon and Gamma, a larger threshold, or read the map as incomplete",
+            ConservationWarning,
+            stacklevel=3,
         )

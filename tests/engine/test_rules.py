@@ -52,8 +52,8 @@ RULES = {
     "flat": (Flat(), lambda h, w: torch.ones_like(w)),
     "w2": (WSquare(), lambda h, w: w**2),
     "zbox": (ZBox(-3.0, 3.0), lambda h, w: h * w + 3 * w.clamp(min=0) - 3 * w.clamp(max=0)),
-    "gamma": (Gamma(0.5, eps=0.0), lambda h, w: h * w + 0.5 * (h * w).clamp(min=0)),
-    "epsilon 0": (Epsilon(eps=0.0), lambda h, w: h * w),
+    "gamma": (Gamma(0.5, eps=0.0, threshold=0.0), lambda h, w: h * w + 0.5 * (h * w).clamp(min=0)),
+    "epsilon 0": (Epsilon(eps=0.0, threshold=0.0), lambda h, w: h * w),
     "alpha 1 beta 0": (AlphaBeta(1.0, 0.0), lambda h, w: (h * w).clamp(min=0)),
 }
 
@@ -75,7 +75,7 @@ def test_rule_conserves_the_sum_at_every_unit(name):
 def test_epsilon_takes_its_part_with_the_sign_of_the_denominator_and_hands_it_on():
     plain = closed_form(lambda h, w: h * w, eps=0.1)
     torch.testing.assert_close(apply(Epsilon(eps=0.1, fallback=False)), plain)
-    torch.testing.assert_close(apply(Epsilon(eps=0.1)).sum(1), R.sum(1))
+    torch.testing.assert_close(apply(Epsilon(eps=0.1, threshold=0.0)).sum(1), R.sum(1))
 
 
 def test_textbook_epsilon_lets_the_bias_absorb():
