@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from headwater.cli.lists import experiments, methods, models
 from headwater.cli.reproduce import reproduce
 from headwater.cli.terminal import complain
 from headwater.cli.train import train
-from headwater.errors import HeadwaterError
+from headwater.errors import ConservationWarning, HeadwaterError
 
 app = typer.Typer(
     name="headwater",
@@ -37,6 +38,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     for stream in ("stdout", "stderr"):
         _make_writable(stream)
+    warnings.simplefilter("ignore", ConservationWarning)  # every command says it in its own words
     try:
         with handled():
             app(arguments, standalone_mode=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headwater.engine.account import Account
 from headwater.engine.composites import Composite
-from headwater.engine.explanation import Explanation
+from headwater.engine.explanation import Explanation, warn_if_lost
 from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
 from headwater.engine.guards.coupling import check_independence
@@ -91,6 +91,10 @@ class LRP:
             InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite.
             TraceError: the network cannot be traced.
             UnsupportedOperationError: the network has an operation without a rule.
+
+        Warns:
+            ConservationWarning: a map does not sum to the relevance that the sweep began with, though the composite is
+                not one of the presets that are known to lose some.
         """
         check_images(x, self.model)
         check_start(start)
@@ -103,6 +107,8 @@ class LRP:
             seed, relevance = sweep(
                 plan, images, lambda output: make_seed(output, len(x), target, start, region), account
             )
+        conservation = account.conservation(seed.total, relevance)
+        warn_if_lost(conservation, self.composite.name, x.dtype)
         if progress is not None:
             progress(1, 1)
         return Explanation(
@@ -112,7 +118,7 @@ class LRP:
             target=seed.target,
             relevance=relevance.contiguous(),
             checkpoints=account.checkpoints(),
-            conservation=account.conservation(seed.total, relevance),
+            conservation=conservation,
             flow=account.flow(),
         )
 
