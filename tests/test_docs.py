@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import doctest
 import re
+import runpy
 import shlex
 from itertools import chain
 from pathlib import Path
 
 import pytest
+import typer
 from command import headwater
 from helpers import EXAMPLES, no_registrations
 
+from headwater.cli.app import app
+
 ROOT = EXAMPLES.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "results").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -51,3 +57,46 @@ def test_links_between_files_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!http|#|mailto)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+class ParsedError(Exception):
+    """The arguments of a command were understood."""
+
+
+def commands(page: Path) -> list[tuple[str, bool]]:
+    """Commands of a page, and whether each is whole: a line of a code block, not named in the text."""
+    text = page.read_text(encoding="utf-8")
+    lines = [(line, True) for code in fences(page, "") for line in code.splitlines()]
+    named = [(line, False) for line in re.findall(r"`([^`]+)`", text)]
+    starts = re.compile(r"(\w+=\S+ )?(headwater|python -m) [a-z]")
+    return [(line, whole) for line, whole in lines + named if starts.match(line)]
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if commands(page)], ids=lambda p: p.name)
+def test_every_command_is_one_that_parses(page, monkeypatch):
+    """With names as they stand; nothing is run."""
+
+    whole = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser, *_):
+        whole(parser)
+        raise ParsedError
+
+    for line, complete in commands(page):
+        words = shlex.split(line)
+        if "=" in words[0]:
+            words = words[1:]
+        if words[0] == "headwater":
+            group = typer.main.get_command(app)
+            try:
+                name, command, rest = group.resolve_command(group.make_context("headwater", [words[1]]), words[1:])
+                command.make_context(name, [word for word in rest if word != "..."])
+            except Exception as error:  # Typer has click's errors under a private name
+                if complete or "Missing" not in type(error).__name__:
+                    pytest.fail(f"{page.name}: {line}: {error}")
+        else:
+            with monkeypatch.context() as patch, pytest.raises((ParsedError, SystemExit)) as ended:
+                patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+                patch.setattr("sys.argv", words[2:])
+                runpy.run_module(words[2] if words[2] != "fuzz" else "fuzz.__main__", run_name="__main__")
+            assert ended.type is ParsedError, f"{page.name}: {line}"
