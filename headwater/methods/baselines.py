@@ -21,12 +21,10 @@ from torch import Tensor, nn
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
-from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
 from headwater.engine.seed import Target, check_target, class_probability
 from headwater.engine.structure import Structure, layers_of
-from headwater.engine.trace import trace
 from headwater.errors import MissingDependencyError, TraceError
 from headwater.methods.method import Checkpoints, Progress, check_no_modules
 from headwater.methods.rebuilt import Rebuilt
@@ -51,7 +49,7 @@ class Baseline(ABC):
         """
         check_images(x, self.model)
         check_no_modules(checkpoints)
-        graph = self._graph(x)
+        graph = self._graphs.get(self.model, x, lambda graph: graph)
         with computing(x, gradients=True), _quietly():
             x = detached(x)
             network = Rebuilt(graph, self.model, self._addition())
@@ -71,14 +69,6 @@ class Baseline(ABC):
 
     def _addition(self) -> Callable[[], nn.Module] | None:
         return None
-
-    def _graph(self, x: Tensor) -> Graph:
-        return self._graphs.get(self.model, x, lambda: self._trace(x))
-
-    def _trace(self, x: Tensor) -> tuple[Graph, int | None]:
-        graph = trace(self.model, x)
-        check_independence(graph, self.model, x)
-        return graph, graph.batch
 
 
 class Captum(Baseline):
