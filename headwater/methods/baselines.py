@@ -1,7 +1,7 @@
-"""What LRP is compared with: Captum and a CAM library do the work, here they get one interface.
+"""The methods that LRP is compared with: Captum's and a CAM library's, under one interface.
 
-Every baseline explains the class's logit, works on a copy of the network (see :mod:`headwater.methods.rebuilt`), and
-returns a map in the image's size; the account (``conservation``) is ``None``.
+Every baseline explains the logit of the class, works on a copy of the network (see :mod:`headwater.methods.rebuilt`),
+and returns a map of the image's size; ``conservation`` is ``None``.
 """
 
 from __future__ import annotations
@@ -159,11 +159,11 @@ class CAM(Baseline):
 
 
 class Random(Baseline):
-    """Uniform random numbers in [0, 1), a function of the image's values: what chance reaches.
+    """Uniform random numbers in [0, 1), a function of the image's values: the level of chance.
 
     Args:
         model: the network.
-        seed: another one gives other maps.
+        seed: of the random numbers.
     """
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
@@ -182,7 +182,7 @@ class Random(Baseline):
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the libraries' warnings about their own hooks."""
+    """Suppress the libraries' warnings about their own hooks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(forward, backward|Setting|required_grads|non-full backward).*")
         yield
@@ -206,4 +206,4 @@ BASELINES: dict[str, Callable[[nn.Module], Baseline]] = {
     "scorecam": lambda model: CAM(model, "ScoreCAM"),
     "random": Random,
 }
-"""How each baseline is made for a model."""
+"""Makes each baseline for a model."""

@@ -83,7 +83,7 @@ _POOLING = ("avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 
 
 class _Call(nn.Module):
-    """Any operation without a module class of its own; takes the values of the image, and nothing else."""
+    """An operation without a module class in torch; its inputs are the values that depend on the image."""
 
     def __init__(self, operation: Operation, lookup: Lookup) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Call(nn.Module):
 def _module(
     operation: Operation, tensors: dict[str, Tensor], addition: Callable[[], nn.Module] | None
 ) -> nn.Module | None:
-    """The module of torch that does what ``operation`` does, if there is one."""
+    """The module of torch that computes ``operation``, if there is one."""
     kind, args = operation.kind, operation.args
     if len(operation.inputs) == 2 and kind == "add" and addition is not None and len(args) == 2:
         return addition()
@@ -155,7 +155,7 @@ def _batch_norm(
 
 
 def _with(module: nn.Module, **parameters: Tensor | None) -> nn.Module:
-    """``module`` with parameters of its own that share memory with the given tensors."""
+    """``module`` with new parameters that share memory with the given tensors."""
     for name, tensor in parameters.items():
         setattr(module, name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
     return module
