@@ -16,7 +16,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import torchvision
 from torch import Tensor, nn
 
 import headwater as hw
+from headwater.composites import Type
 from headwater.files import write_bytes, write_text
 from headwater.rules import AlphaBeta, Epsilon, Gamma, Rule
 
@@ -187,8 +188,8 @@ def settle(model: nn.Module, size: tuple[int, int]) -> nn.Module:
 
 def everywhere(rule: Rule) -> hw.Composite:
     """``otsuki2024`` with this rule on every linear operation and average, the first one included."""
-    base = hw.load_composite("otsuki2024")
-    return replace(base, name=f"{rule} everywhere", first=None, types={**base.types, "linear": rule, "average": rule})
+    rules = (Type("linear"), rule), (Type("average"), rule)
+    return hw.load_composite("otsuki2024").prepend(*rules, name=f"{rule} everywhere", strict=False)
 
 
 @dataclass(frozen=True)
