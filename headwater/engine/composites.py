@@ -334,7 +334,7 @@ register_composite(Composite("otsuki2024-mixture", _EXACT, first=WPlus(), after=
 register_composite(
     Composite(
         "epsilon",
-        {**_EXACT, "linear": Epsilon(bias=True), "average": Epsilon(), "max_pool": WinnerTakesAll()},
+        {**_EXACT, "linear": Epsilon(bias=True), "average": Epsilon(threshold=0.0), "max_pool": WinnerTakesAll()},
         strict=False,
     )
 )

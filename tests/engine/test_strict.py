@@ -230,12 +230,12 @@ def test_a_rule_registered_after_the_first_call_counts_from_the_next_one(tiny, i
 
 
 def test_a_layer_registered_after_the_first_call_counts_from_the_next_one(images, monkeypatch):
-    from headwater.engine import layers
+    from headwater.engine import layer_table
 
     class Halved(Elementwise):
         category = "halved"
 
-    monkeypatch.setattr(layers, "_LAYERS", dict(layers._LAYERS))
+    monkeypatch.setattr(layer_table, "_LAYERS", dict(layer_table._LAYERS))
     net = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(2)).eval()
     net(images)
     lrp = hw.LRP(net)
