@@ -3,7 +3,8 @@
     python -m benchmarks.architectures            # writes docs/architectures.md
     python -m benchmarks.architectures --gallery  # writes docs/images/architectures.png
 
-Every network is explained by ``otsuki2024``, and by each rule of ``SIGNED`` on all of its linear operations.
+Every network is explained by ``otsuki2024``; those of ``ARCHITECTURES`` also by each rule of ``SIGNED`` on all of their
+linear operations.
 
 Weights are random and normalisation statistics are those of a batch of noise, so that activations have the sizes that
 they have in practice. What cannot be explained is a row that says why.
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 import headwater as hw
 from headwater.composites import Type
+from headwater.engine.seed import Start
 from headwater.files import write_bytes, write_text
 from headwater.rules import AlphaBeta, Epsilon, Gamma, Rule
 
@@ -196,7 +198,7 @@ def everywhere(rule: Rule) -> hw.Composite:
 class Row:
     """What one architecture gave, the worst of both sizes; or why it could not be explained.
 
-    ``signed`` has the worst error, at the image or a cut, for each of :data:`SIGNED` at the first size.
+    ``signed`` has the worst error, at the image or a cut, for each of ``SIGNED`` at the first size.
     """
 
     architecture: Architecture
@@ -210,12 +212,11 @@ class Row:
     problem: str = ""
 
 
-def explain(architecture: Architecture, lrp: hw.LRP, x: Tensor) -> tuple[hw.Explanation, float, float]:
+def explain(lrp: hw.LRP, x: Tensor, start: Start = "probability") -> tuple[hw.Explanation, float, float]:
     """The explanation, the error at the image and the worst at a cut."""
-    start = "logit" if architecture.name.endswith("regression") else "probability"
     e = lrp(x, checkpoints="cuts", start=start)
     assert e.conservation is not None and e.relevance is not None
-    assert e.relevance.isfinite().all(), architecture.name
+    assert e.relevance.isfinite().all(), "the map overflows"
     cuts = e.conservation.checkpoint_errors.values()
     return e, float(e.conservation.error.max()), max(float(error.max()) for error in cuts)
 
@@ -223,18 +224,19 @@ def explain(architecture: Architecture, lrp: hw.LRP, x: Tensor) -> tuple[hw.Expl
 def measure(architecture: Architecture, batch: int = 4) -> Row:
     """Explain ``batch`` images of noise at each size and compare relevance with the seed at every cut."""
     at_input, at_cuts, signed = [], [], {}
+    start: Start = "logit" if architecture.name.endswith("regression") else "probability"
     row = Row(architecture)
     for size in dict.fromkeys(architecture.sizes or [own_size(architecture)]):
         model = build(architecture, size)
         x = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(1))
         lrp = hw.LRP(model, output=architecture.output)
         try:
-            e, image, cut = explain(architecture, lrp, x)
+            e, image, cut = explain(lrp, x, start)
         except hw.HeadwaterError as error:
             return Row(architecture, problem=re.split(r"[;.] ", str(error))[0])
-        if not signed:
+        if architecture in ARCHITECTURES and not signed:
             for name, rule in SIGNED.items():
-                _, *errors = explain(architecture, hw.LRP(model, everywhere(rule), architecture.output), x)
+                _, *errors = explain(hw.LRP(model, everywhere(rule), architecture.output), x, start)
                 signed[name] = max(errors)
         assert e.conservation is not None and e.flow is not None
         graph = lrp.graph(x)
@@ -297,7 +299,7 @@ def signed_text(rows: Sequence[Row]) -> str:
     """How many networks conserve with each of the signed rules."""
     explained = [row for row in rows if not row.problem]
     counts = {name: sum(row.signed[name] <= LIMIT for row in explained) for name in SIGNED}
-    return ", ".join(f"`{SIGNED[name]}` {count} of {len(explained)}" for name, count in counts.items())
+    return "; ".join(f"{name} {count} of {len(explained)}" for name, count in counts.items())
 
 
 def page(rows: Sequence[Row], others: Sequence[Row]) -> str:
@@ -311,14 +313,14 @@ every cut: every value that all paths from the image to the output cross, found 
 worst of all. torch {torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
 
 The last three columns have the worst error at the image or a cut with a signed rule on every linear operation and
-average, the first convolution included (the first of the two sizes). To {LIMIT:g} conserve with {signed_text(rows)}.
-What an output does whose contributions cancel is told in [Operations](operations.md).
+average, the first convolution included, at the first of the two sizes: `Gamma(0.25)`, `AlphaBeta(2, 1)`, `Epsilon()`.
+They conserve to {LIMIT:g} on {signed_text(rows)}. What a unit does whose contributions cancel is told in
+[Operations](operations.md).
 
 {table(rows)}
 
 Further, a network of every other module of timm (the smallest, up to 448 x 448 pixels and 100 million parameters), and
 some ResNets with attention, each at the size that timm has for it: {conserved(others)} of {len(others)}.
-With the signed rules: {signed_text(others)}.
 
 {short_table(others)}
 
