@@ -22,12 +22,12 @@ from headwater.models import card_of
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What an experiment gave.
+    """Result of an experiment.
 
     Attributes:
         name: of the experiment.
-        report: the printed numbers beside the measured ones, and what the measured ones come from, as Markdown.
-        files: what was written, the report first.
+        report: printed and measured numbers side by side, with the networks, images and protocol used, as Markdown.
+        files: the files written, the report first.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Reproduction:
 
 
 def list_experiments() -> dict[str, str]:
-    """Experiments by name, with what each is.
+    """Titles of all experiments by name.
 
     >>> list_experiments()["otsuki2024-table2"]
     'Otsuki et al. 2024, Table 2: splitting at joins'
@@ -61,13 +61,13 @@ def reproduce(
     Args:
         name: see :func:`list_experiments`.
         data: a folder (see :func:`headwater.data.load_labelled`) or the data set itself.
-        models: the network; several are the paper's several trainings, and give means and deviations over networks.
-            Attention branch networks among them are what ``abn`` is measured on.
-        out: folder of this experiment; a killed one that is started again goes on.
-        settings: samples, protocols, split, seed, step and batch size; the methods are the experiment's. A figure
-            of maps ignores them but the seed; that of conservation takes 100 images at most.
+        models: the network, or several trainings of it for means and deviations over networks. ``abn`` is measured on
+            the attention branch networks among them, every other method on the rest.
+        out: folder of this experiment; an interrupted run continues when it is started again.
+        settings: samples, protocols, split, seed, step and batch size; the methods are the experiment's. Figures
+            of maps use only split, labels and seed; the conservation figure uses at most 100 images.
         threshold: an explanation fails when its ID (published protocol) is not above it, for ``-tableD`` and ``-figD``.
-        worst: failed images to look at, for the same.
+        worst: how many failed images are shown, lowest ID first, for the same two.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
 

@@ -58,7 +58,7 @@ def explanation_grid(
         places.sort(key=lambda place: place[::-1])
 
     def title(line: int, image: int) -> str:
-        """An image is named at its photo, a method at its first map."""
+        """The image's class over its photo, the method's heading over its first map, else nothing."""
         return headings[image] if line == 0 else lines[line][0] * (image == 0)
 
     return contact_sheet(
@@ -80,7 +80,7 @@ def overlaid(photo: Image.Image, heatmap: Tensor, style: Style | None = None) ->
 
 
 def class_of(image: LabelledImage, card: ModelCard) -> str:
-    """The name of an image's class; where the network's classes have no names, what the image's file says."""
+    """The name of an image's class; taken from its folder or file where the network's classes have no names."""
     if card.classes is not None:
         return card.class_name(image.label)
     *folders, file = image.name.split("/")
@@ -88,7 +88,7 @@ def class_of(image: LabelledImage, card: ModelCard) -> str:
 
 
 def find_classes(data: LabelledImages, card: ModelCard, wanted: Sequence[str]) -> list[LabelledImage]:
-    """One image of each wanted class that the data have, found by the name that the network has for its label."""
+    """The first image of each wanted class, matched by the network's name for its label; without those not found."""
     found = []
     for name in wanted:
         for image in data.images:
@@ -99,5 +99,5 @@ def find_classes(data: LabelledImages, card: ModelCard, wanted: Sequence[str]) -
 
 
 def _plain(name: str) -> str:
-    """Letters alone, without a leading synset or class number."""
+    """The letters of a class name in lower case, without a leading synset or class number."""
     return re.sub(r"[^a-z]", "", re.sub(r"^(n\d{8}_|\d+\.)", "", name.lower()))

@@ -1,4 +1,4 @@
-"""Which of the given networks explains by which method."""
+"""Which networks a method is measured on."""
 
 from __future__ import annotations
 

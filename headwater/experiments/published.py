@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TableExperiment:
-    """A table of a paper: its rows, and what a reader must know to compare."""
+    """A table of a paper: its rows, and a note on how to compare them."""
 
     name: str
     title: str
@@ -53,8 +53,8 @@ class GridExperiment:
     Attributes:
         name: of the experiment.
         title: what the figure shows.
-        methods: with what the paper calls each.
-        classes: names of the classes of the paper's images; others are drawn where the data lack them.
+        methods: names, with the paper's heading for each.
+        classes: names of the classes of the paper's images; without any in the data, images are drawn at random.
         images_in_rows: images are rows and methods columns, or the other way round.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from headwater.engine.guards.checks import check_maps
@@ -12,7 +13,7 @@ from headwater.metrics.localisation import relevance_mass
 Failure = Literal["IA", "OA", "WA"]
 
 
-def attended_area(heatmap: Tensor) -> Tensor:
+def attended_area(heatmap: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
     r"""How many pixels a map attends to, as a part of the map: its effective area.
 
     .. math:: A = \frac{1}{n} \frac{\left(\sum_i R_i^+\right)^2}{\sum_i (R_i^+)^2}
@@ -38,7 +39,7 @@ def attended_area(heatmap: Tensor) -> Tensor:
     return area.nan_to_num(0.0).to(heatmap.dtype)
 
 
-def failure_kinds(heatmap: Tensor, mask: Tensor) -> list[Failure]:
+def failure_kinds(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]) -> list[Failure]:
     """Sort maps that failed by where the object is, a rule for what Otsuki et al. (Sec. D.4) did by eye.
 
     - ``"WA"`` (wrongly attended): less than half of the positive relevance is in the mask;

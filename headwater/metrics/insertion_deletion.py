@@ -9,6 +9,7 @@ from numbers import Integral
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,28 +35,28 @@ class InsertionDeletion:
         protocol: which of the two protocols it is.
     """
 
-    insertion: Tensor
-    deletion: Tensor
-    insertion_curve: Tensor
-    deletion_curve: Tensor
-    fraction: Tensor
+    insertion: Float[Tensor, " n"]
+    deletion: Float[Tensor, " n"]
+    insertion_curve: Float[Tensor, "n points"]
+    deletion_curve: Float[Tensor, "n points"]
+    fraction: Float[Tensor, "n points"]
     protocol: Protocol
 
     @property
-    def id(self) -> Tensor:
+    def id(self) -> Float[Tensor, " n"]:
         """Insertion minus deletion, ``(N,)``."""
         return self.insertion - self.deletion
 
 
 def insertion_deletion(
     model: nn.Module,
-    x: Tensor,
-    heatmap: Tensor,
-    label: int | Tensor,
+    x: Float[Tensor, "n c H W"],
+    heatmap: Float[Tensor, "n h w"],
+    label: int | Int[Tensor, " n"],
     protocol: Protocol = "published",
     step: int = 500,
     *,
-    baseline: Baseline | Tensor = "black",
+    baseline: Baseline | Float[Tensor, "n c H W"] = "black",
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
     resolution: tuple[int, int] | None = None,

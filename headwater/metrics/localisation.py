@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -10,7 +11,7 @@ from headwater.engine.guards.checks import check_maps
 from headwater.errors import InputError
 
 
-def pointing_game(heatmap: Tensor, mask: Tensor) -> Tensor:
+def pointing_game(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]) -> Float[Tensor, " n"]:
     """Whether the strongest pixel lies in the mask: 1 or 0, or the part that does where several are equally strong.
 
     Source: Zhang et al. 2018.
@@ -34,7 +35,7 @@ def pointing_game(heatmap: Tensor, mask: Tensor) -> Tensor:
     return (strongest & inside).sum(1) / strongest.sum(1)
 
 
-def relevance_mass(heatmap: Tensor, mask: Tensor) -> Tensor:
+def relevance_mass(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]) -> Float[Tensor, " n"]:
     """Part of the positive relevance that lies in the mask; 0 where there is none.
 
     Source: Wang et al. 2020 (energy-based pointing game); Arras et al. 2022 (relevance mass accuracy).
@@ -50,7 +51,7 @@ def relevance_mass(heatmap: Tensor, mask: Tensor) -> Tensor:
     return ((positive * inside).sum(1) / positive.sum(1)).nan_to_num(0.0)
 
 
-def relevance_rank(heatmap: Tensor, mask: Tensor) -> Tensor:
+def relevance_rank(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]) -> Float[Tensor, " n"]:
     """Part of the k strongest pixels that lies in a mask of k pixels; ties in the order of the pixels.
 
     Source: Arras et al. 2022 (relevance rank accuracy).
@@ -68,7 +69,9 @@ def relevance_rank(heatmap: Tensor, mask: Tensor) -> Tensor:
     return (inside.gather(1, order) & among).sum(1) / size[:, 0]
 
 
-def _flat(heatmap: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _flat(
+    heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]
+) -> tuple[Float[Tensor, "n pixels"], Bool[Tensor, "n pixels"]]:
     """Maps in the mask's size and masks, both ``(N, pixels)``."""
     check_maps(heatmap)
     if not isinstance(mask, Tensor) or mask.layout != torch.strided or mask.is_meta:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -30,14 +30,14 @@ class Randomisation:
 
     layers: tuple[str, ...]
     counts: tuple[int, ...]
-    correlation: Tensor
+    correlation: Float[Tensor, "n layers"]
 
 
 def randomisation(
     model: nn.Module,
     make_method: Callable[[nn.Module], Callable[..., Explanation]],
-    x: Tensor,
-    target: int | Tensor,
+    x: Float[Tensor, "n c h w"],
+    target: int | Int[Tensor, " n"],
     *,
     comparisons: int = 6,
     seed: int = 0,

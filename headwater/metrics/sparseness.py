@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from headwater.engine.guards.checks import check_maps
 
 
-def gini(heatmap: Tensor) -> Tensor:
+def gini(heatmap: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
     r"""Gini index of the absolute values: 0 for a constant map, near 1 for a single pixel.
 
     Source: Hurley and Rickard 2009; for explanations Chalasani et al. 2020.

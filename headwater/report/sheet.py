@@ -18,7 +18,7 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
     Args:
         images: RGB ``(H, W, 3)``, uint8 or float in [0, 1].
         titles: one per image.
-        columns: images in a row.
+        columns: images per row.
         side: width of an image, in inches.
 
     Raises:

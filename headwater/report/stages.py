@@ -29,7 +29,7 @@ def c3_figure(heatmap: Tensor, size: int = 28, threshold: float | None = None, s
     b'PNG'
     """
     if heatmap.ndim != 2:
-        raise InputError(f"the stages are those of one map (H, W), got {tuple(heatmap.shape)}")
+        raise InputError(f"c3_figure draws one map (H, W), got {tuple(heatmap.shape)}; call it once per map")
     result = c3(heatmap, size, threshold).cpu().numpy()
     values = heatmap.detach().float().cpu().numpy()
     reduced = reduced_map(values, size)
