@@ -15,6 +15,7 @@ import torchvision
 import headwater as hw
 from fuzz.case import KINDS, Outcome
 from fuzz.runner import Case
+from headwater.report.tabular import Table
 
 Result = tuple[Case, Outcome]
 
@@ -37,14 +38,9 @@ def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int)
         counts[case.area][outcome.kind] += 1
         maps[case.area] += outcome.maps
     failures = sorted((r for r in results if r[1].failed), key=lambda r: (r[0].area, r[0].number))
-    rows = [
-        f"| {area} | {sum(of.values())} | {' | '.join(str(of[kind]) for kind in KINDS)} | {maps[area]} |"
-        for area, of in counts.items()
-    ]
     total: Counter[str] = sum(counts.values(), Counter())
-    rows.append(
-        f"| **all** | {len(results)} | {' | '.join(str(total[kind]) for kind in KINDS)} | {sum(maps.values())} |"
-    )
+    rows = [(area, sum(of.values()), *(of[kind] for kind in KINDS), maps[area]) for area, of in counts.items()]
+    rows.append(("**all**", len(results), *(total[kind] for kind in KINDS), sum(maps.values())))
     versions = {
         "headwater": hw.__version__,
         "torch": torch.__version__,
@@ -65,13 +61,9 @@ def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int)
             f"{len(results):,} inputs, seed {seed}; {sum(maps.values()):,} maps, measures and rows compared; "
             f"{len(failures)} failures; {seconds / 60:.1f} minutes with {workers} processes.",
             "",
-            f"| inputs | number | {' | '.join(KINDS)} | compared |",
-            f"|---|--:|{'--:|' * len(KINDS)}--:|",
-            *rows,
+            Table(("inputs", "number", *KINDS, "compared"), rows).markdown(),
             "",
-            "| inputs | what is made, and what is compared |",
-            "|---|---|",
-            *(f"| {area} | {what} |" for area, what in _WHAT.items()),
+            Table(("inputs", "what is made, and what is compared"), list(_WHAT.items()), align="ll").markdown(),
             "",
             "## Failures",
             "",
