@@ -244,7 +244,7 @@ def _objects(draw: Draw) -> None:
             must(abs(float(results[name][k]) - value) < 1e-6, f"{name} is {float(results[name][k])}, not {value}")
     index = gini(maps)
     must(((index > -1e-9) & (index < 1 + 1e-9)).all(), f"gini {index.tolist()}")
-    correlation = rank_correlation(maps, maps)
+    correlation = rank_correlation(maps.flatten(1), maps.flatten(1))
     must(correlation.isfinite().all() and (correlation <= 1 + 1e-9).all(), f"correlation {correlation.tolist()}")
     draw.maps += len(maps)
 
