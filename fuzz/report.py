@@ -1,4 +1,4 @@
-"""What came of it, as a page of the documentation."""
+"""The report of a fuzzing run, as a page of the documentation."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Result = tuple[Case, Outcome]
 
 
 def command(case: Case, seed: int) -> str:
-    """What replays a case."""
+    """The command that replays a case."""
     return f"python -m fuzz --area {case.area} --case {case.number} --seed {seed}"
 
 
 def line(case: Case, outcome: Outcome, seed: int) -> str:
-    """A failure and how to see it again."""
+    """A failure and the command that replays it."""
     return f"{outcome.kind}: {outcome.detail} [{outcome.what}]\n    {command(case, seed)}"
 
 
 def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int) -> str:
-    """The page: how many inputs ended how, what was compared, every failure, and where it was run."""
+    """The page: outcomes per area, what was compared, every failure, versions and machine."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     maps: Counter[str] = Counter()
     for case, outcome in results:
@@ -54,9 +54,9 @@ def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int)
         [
             "# Fuzzing",
             "",
-            "Written by `make fuzz`. Random and broken inputs, each of which must end in a right map or table (`ok`)",
-            "or in one clear line (`refused`). `wrong` is a result that differs from a fresh explanation or from the",
-            "fuzzer's own computation, a file that was lost, or a message of several lines.",
+            "Written by `make fuzz`. Random and broken inputs, each of which must give a correct map or table (`ok`)",
+            "or one clear error message (`refused`). `wrong` is a result that differs from a fresh explanation or from",
+            "the fuzzer's own computation, a file that was lost, or a message of several lines.",
             "",
             f"{len(results):,} inputs, seed {seed}; {sum(maps.values()):,} maps, measures and rows compared; "
             f"{len(failures)} failures; {seconds / 60:.1f} minutes with {workers} processes.",
@@ -72,7 +72,7 @@ def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int)
                 or ["None."]
             ),
             "",
-            "## Where",
+            "## Versions and machine",
             "",
             f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {platform.system()} "
             f"{platform.machine()}, torch's kernels for {torch.backends.cpu.get_cpu_capability()}.",
@@ -91,8 +91,8 @@ _WHAT = {
         "network's tensors with the file's"
     ),
     "tables": (
-        "five layouts of data sets, tables of labels, run folders damaged before they go on; labels with what was "
-        "written, tables with those of a fresh run"
+        "five layouts of data sets, tables of labels, run folders damaged before they are resumed; labels with what "
+        "was written, tables with those of a fresh run"
     ),
     "options": (
         "every option of every command, read off the commands, with values of all kinds; status, streams, files, and "

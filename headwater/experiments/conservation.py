@@ -28,7 +28,7 @@ class CutSums:
 
     Attributes:
         composite: its name.
-        probability: what each sweep began with, ``(N,)``.
+        probability: relevance that each sweep began with, ``(N,)``.
         sums: relevance at the image, at the first block's input and at the last block's, ``(N, 3)``.
     """
 
@@ -38,7 +38,7 @@ class CutSums:
 
     @property
     def kept(self) -> Tensor:
-        """Part of the probability that is there, ``(N, 3)``."""
+        """Part of the probability that arrives at each place, ``(N, 3)``."""
         return self.sums / self.probability[:, None]
 
 
@@ -123,7 +123,7 @@ def conservation_csv(results: Sequence[CutSums], images: Sequence[LabelledImage]
 
 
 def conservation_markdown(results: Sequence[CutSums]) -> str:
-    """The part that is kept at each place, and the worst relative error."""
+    """Mean part of the probability at each place, and the worst relative error, as Markdown."""
     columns = ("composite", *(f"kept at {place}" for place in PLACES), "worst error")
     rows = []
     for result in results:

@@ -35,7 +35,7 @@ class FailedImage:
     Attributes:
         image: which.
         id: its ID score.
-        photo: what the network saw, and ``shown`` the map over it, RGB arrays.
+        photo: what the network saw; ``shown``: the same with the map laid over it; both RGB ``(H, W, 3)``, uint8.
         mass: positive relevance in the box, in [0, 1]; ``None`` without a box.
         attended: attended area, part of the image.
         box: area of the box, part of the image; ``None`` without a box.
@@ -119,7 +119,7 @@ def analyse_errors(
     measure: str = "id_published",
     batch_size: int = 8,
 ) -> ErrorAnalysis:
-    """Look at the ``count`` lowest ID scores among those not above ``threshold``.
+    """Sort the ``count`` lowest ID scores among those not above ``threshold``.
 
     Args:
         model: the network.
@@ -127,7 +127,7 @@ def analyse_errors(
         table: rows of :func:`headwater.evaluate`.
         images: the data set that the rows are of; their labels are the rows'.
         threshold: an explanation fails when its ID is not above it.
-        count: images to look at.
+        count: failed images to sort.
         measure: column of the table.
         batch_size: images at a time.
     """

@@ -32,8 +32,8 @@ class MeasuredTable:
         experiment: what it is.
         summary: over images for one network, over networks for several.
         accuracy: part of the images that each method's networks predict right; empty where labels are predictions.
-        networks: on how many networks each method was measured; methods that have none are missing.
-        labels: what is to be said of the labels: that they are predictions, or networks that seem to guess.
+        networks: number of networks that each method was measured on; methods without a network are missing.
+        labels: note on the labels: that they are predictions, or that accuracy is near chance.
     """
 
     experiment: TableExperiment

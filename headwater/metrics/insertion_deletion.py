@@ -80,10 +80,10 @@ def insertion_deletion(
         x: images ``(N, C, H, W)``, normalised as the network expects.
         heatmap: one map per image ``(N, h, w)``; a map smaller than the image is enlarged bilinearly, pixel centres
             aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
-        label: class whose probability is followed, one or ``(N,)``; the protocol wants the true one.
+        label: class whose probability is followed, one or ``(N,)``; the true one in the papers' protocol.
         protocol: see above.
         step: pixels between two points, at least 1 and fewer than the image has.
-        baseline: what takes the place of missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
+        baseline: replacement for missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
             it), ``"blur"`` (the image, blurred by a Gaussian of a tenth of its side), or images shaped as ``x``.
         mean: of each channel in the network's normalisation, for ``"black"``.
         std: likewise.
@@ -154,7 +154,7 @@ def _counts(ordered: Tensor, protocol: Protocol, step: int) -> Tensor:
 
 
 def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """What stands where pixels are missing, shaped as ``x``."""
+    """The image that replaces missing pixels, shaped as ``x``."""
     if isinstance(baseline, Tensor):
         if baseline.shape != x.shape:
             raise InputError(f"baseline is {tuple(baseline.shape)}, the images are {tuple(x.shape)}")

@@ -38,7 +38,7 @@ _NO_BEST = ("gini",)
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """Every method's summary of every measure, and how sure the differences of ID are.
+    """Every method's summary of every measure, and the significance of differences in ID.
 
     Attributes:
         methods: rows, in the order of the evaluation.
@@ -64,7 +64,7 @@ class SummaryTable:
 
         Args:
             table: the rows.
-            baselines: methods that the others are tested against.
+            baselines: methods; the others are tested against the best of them.
         """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("image", kind="stable") for m in methods}
@@ -121,7 +121,7 @@ class SummaryTable:
         return ["method", *(_NAMES[measure] for measure in self.measures)]
 
     def note(self) -> str:
-        """What the numbers are, in a sentence or two."""
+        """What the numbers are, in one or two sentences."""
         parts = ["Mean ± half the 95 % interval.", *([str(self.accuracy)] if self.accuracy else [])]
         for measure, best in self.against.items():
             parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
