@@ -25,7 +25,7 @@ from headwater.models import ModelCard, card_of, load_model, network_input
 from headwater.report.images import Labels, Style, figure, overlay
 
 MADE_FROM = "made_from"
-"""The key of a result's JSON that says what it was made from: results that differ in it never share a file's name."""
+"""Key of a result's JSON that says what the result was made from; results that differ in it never share a file name."""
 _SUFFIXES = (".overlay.png", ".figure.png", ".npy")
 
 
@@ -62,7 +62,7 @@ class ImageExplanation(Explanation):
 
     @property
     def image_map(self) -> np.ndarray:
-        """The map in the image's own coordinates, float32 ``(height, width)``, NaN where the network did not look.
+        """The map in the image's own coordinates, float32 ``(height, width)``, NaN outside the network's crop.
 
         Where the map is :attr:`additive`, this is relevance per image pixel: it sums to the sum of the map (for methods
         that conserve, the probability), less what lies on padding outside the image. Otherwise it has the map's values.
@@ -115,7 +115,7 @@ class ImageExplanation(Explanation):
         return stem_of(self.path.stem, self.card, self._variant, self.card.class_name(int(self.target)))
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the map, as JSON takes it."""
+        """Everything but the map, in values that JSON can hold."""
         target, account = int(self.target), self.conservation
         return {
             "image": str(self.path),
@@ -200,7 +200,7 @@ def explain(
         preprocessing: for a module of your own that has no card.
 
     Raises:
-        HeadwaterError: whatever does not fit, in words.
+        HeadwaterError: the image, the model, the method or the target does not fit; the message says which and why.
 
     >>> import headwater as hw
     >>> e = hw.explain("examples/espresso.jpg", model="tiny20")
@@ -230,7 +230,7 @@ def explain_files(
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[ImageExplanation | HeadwaterError]:
-    """Explain image files in batches; an image that cannot be explained gives its error in its place.
+    """Explain image files in batches; for an image that cannot be explained, its error is yielded instead.
 
     Args and raises: as :func:`explain`; an unknown method, target or unfit model is raised at once. ``progress`` is
     called with the steps done of one batch and the steps in all.
@@ -277,7 +277,7 @@ def _open(path: Path) -> Image.Image | HeadwaterError:
 
 
 def default_model(progress: bool = True) -> nn.Module:
-    """ResNet-50 with ImageNet weights where they are cached or can be downloaded, else the bundled network, loudly."""
+    """ResNet-50 with ImageNet weights if they can be had, else the bundled network, with a warning."""
     try:
         return load_model("resnet50", progress=progress)
     except DownloadError as error:

@@ -1,11 +1,14 @@
-"""Small networks with closed forms, layers to test, and where the data lie."""
+"""Small networks with closed forms, layers to test, a full disk, and where the data lie."""
 
 from __future__ import annotations
 
+import errno
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -93,3 +96,17 @@ def no_registrations() -> Iterator[None]:
             unregister_rule(name)
         for name, rule in before.items():
             register_rule(name, rule)
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on files can be created, but nothing can be written to them."""
+
+    class Full(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opening(path: Path, mode: str = "r", **options: object) -> object:
+        return Full(path, mode) if mode == "xb" else opened(path, mode, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", opening)

@@ -1,4 +1,4 @@
-"""Which of a network's classes each class of a data set is, by name or by WordNet number, never by position alone."""
+"""Match the classes of a data set with a network's, by name or WordNet number, never by position alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def match_classes(
 ) -> tuple[int, ...]:
     """The network's index of each class of a data set.
 
-    WordNet numbers decide where the network's are known. Else names do: the very same name, or the same without case,
+    WordNet numbers decide if the network's are known. Otherwise names do: the same name, or the same without case,
     punctuation, leading numbers (``001.``) and leading WordNet numbers (``n02123045_tabby`` is ``tabby``).
 
     Args:
@@ -127,8 +127,8 @@ def listed_images(
     """The images that a CSV file lists, with the labels that it gives them.
 
     Args:
-        found: the images that there are.
-        root: folder that the file's paths are relative to; ``None`` if only the names of ``found`` count.
+        found: the images of the data set.
+        root: folder that the file's paths are relative to; ``None`` if they must be names in ``found``.
         file: CSV with columns ``image`` and ``label``.
         indices_of: the network's indices of labels, see :func:`label_indices`.
 
@@ -161,7 +161,7 @@ def listed_images(
 def mapped_folders(
     found: LabelledImages, file: Path, indices_of: Callable[[Sequence[str]], dict[str, int]]
 ) -> LabelledImages:
-    """The images with the labels that a CSV file gives their folders; folders that it leaves out go by their names.
+    """The images with the labels that a CSV file gives to their folders; other folders are matched by name.
 
     Args:
         found: the data set, with names of its classes.

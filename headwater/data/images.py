@@ -1,4 +1,4 @@
-"""Images from files, made RGB, upright and safe to decode."""
+"""Images from files, as upright RGB, decoded safely."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         ImageError: the file is missing, not a readable image, cut off, or larger than ``MAX_PIXELS``; or it holds
             floating-point values outside the range, values that are not finite, or signed or 32-bit integers without
-            those tags, for which no file says what is white.
+            those tags, whose white value is unknown.
     """
     path = Path(path)
     if path.is_dir():
@@ -60,7 +60,7 @@ def open_image(path: str | Path) -> Image.Image:
             f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with 8 or 16 bits "
             "per sample, or one channel of 32-bit floating point)"
         ) from error
-    except Exception as error:  # decoders raise whatever they like on broken files
+    except Exception as error:  # on broken files decoders raise exceptions of any type
         raise ImageError(f"{path} cannot be read: {error}") from error
 
 
@@ -71,9 +71,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
         scaled = np.clip((values - black) * (255.0 / (white - black)), 0, 255)
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
     if isinstance(image, TiffImageFile) and _first(image.tag_v2.get(SAMPLEFORMAT, 1)) == _SIGNED:
-        raise ImageError(
-            f"{path} holds signed 8-bit integers, for which it is not said what is white; save it unsigned"
-        )
+        raise ImageError(f"{path} holds signed 8-bit integers, whose white value is unknown; save it unsigned")
     image = ImageOps.exif_transpose(image)
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
@@ -83,7 +81,7 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _range(image: Image.Image, path: Path) -> tuple[float, float]:
-    """The values of a greyscale image of more than 8 bits that are black and white, by what its file says."""
+    """The black and the white value of a greyscale image of more than 8 bits, as its file states them."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     values = np.asarray(image)
     bad = values.size - np.count_nonzero(np.isfinite(values))
@@ -107,7 +105,7 @@ def _range(image: Image.Image, path: Path) -> tuple[float, float]:
             f"{path} holds signed or 32-bit integers ({low:g} to {high:g}), and does not say which value is white; "
             "save it with 8 or 16 bits, as floating point from 0 to 1, or with the TIFF tag SMaxSampleValue"
         )
-    rounding = 4 * float(np.finfo(np.float32).eps) * (white - black)  # of whoever scaled the values to the range
+    rounding = 4 * float(np.finfo(np.float32).eps) * (white - black)  # of whatever scaled the values
     if low < black - rounding or high > white + rounding:
         raise ImageError(
             f"{path} holds {kind} from {low:g} to {high:g}, outside {black:g} to {white:g} ({source}); scale them first"

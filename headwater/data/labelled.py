@@ -1,4 +1,4 @@
-"""Labelled images from the folder layouts that researchers have, found by what is in the folder."""
+"""Labelled images from common folder layouts, recognised by what is in the folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headwater.errors import DataError, ImageError
 from headwater.files import is_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""What files are taken for images in a folder."""
+"""Suffixes of the files that are taken for images."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LabelledImage:
         label: index of its class; -1 where it has none.
         source: the file, or the tar file that it is in.
         span: where in the tar file it begins, and its length, in bytes; ``None`` for a file of its own.
-        boxes: where its object is, in pixels of the image as stored; empty where that is not known.
+        boxes: around its object, in pixels of the image as stored; empty where they are not known.
     """
 
     name: str
@@ -53,7 +53,7 @@ class LabelledImage:
             return open_image(self.source)
         try:
             return Image.open(io.BytesIO(self.content())).convert("RGB")
-        except Exception as error:  # decoders raise whatever they like on broken files
+        except Exception as error:  # on broken files decoders raise exceptions of any type
             raise ImageError(f"{self.source}: {self.name} cannot be read ({error})") from error
 
     def content(self) -> bytes:
@@ -69,7 +69,7 @@ class LabelledImage:
             return file.read(self.span[1])
 
     def digest(self) -> str:
-        """A hash of the file's bytes; ``"unreadable"`` where there are none to read."""
+        """A hash of the file's bytes; ``"unreadable"`` if they cannot be read."""
         try:
             return hashlib.sha256(self.content()).hexdigest()[:16]
         except OSError:
@@ -81,10 +81,10 @@ class LabelledImages:
     """A data set.
 
     Attributes:
-        layout: what it was recognised as, see :func:`load_labelled`.
+        layout: the recognised layout, see :func:`load_labelled`.
         images: in a fixed order.
-        classes: names of the classes that the labels count; ``None`` if labels are a network's class indices already.
-        wnids: the classes' WordNet numbers, where the data tell them beside the names.
+        classes: class names in the order of the labels; ``None`` if labels are a network's class indices already.
+        wnids: the classes' WordNet numbers, if the data have them besides the names.
     """
 
     layout: str
@@ -93,7 +93,7 @@ class LabelledImages:
     wnids: tuple[str, ...] | None = None
 
     def names(self) -> tuple[str, ...] | None:
-        """What the classes are called, with their WordNet numbers in front where they are known beside the names."""
+        """The class names, each with its WordNet number in front if the data have both."""
         if self.classes is None or self.wnids is None:
             return self.classes
         return tuple(f"{wnid}_{name}" for wnid, name in zip(self.wnids, self.classes, strict=True))
@@ -104,10 +104,10 @@ class LabelledImages:
         With 1,000 of ImageNet's validation images that is one per class, with 1,000 of CUB's test images five.
 
         Raises:
-            DataError: there are not so many images, or a class has too few for its share.
+            DataError: there are fewer images, or a class has too few for its share.
         """
         if not 1 <= count <= len(self.images):
-            raise DataError(f"{count} images asked of {len(self.images)}")
+            raise DataError(f"{count} images were asked for, of {len(self.images)}")
         generator = torch.Generator().manual_seed(seed)
         by_class: dict[int, list[LabelledImage]] = defaultdict(list)
         for image in self.images:
@@ -128,9 +128,9 @@ class LabelledImages:
 
 
 def load_labelled(root: str | Path, split: str = "val") -> LabelledImages:
-    """Find out what layout ``root`` has, and list its images.
+    """Recognise the layout of ``root`` and list its images.
 
-    Layouts, in the order in which they are looked for:
+    Layouts, in the order in which they are tried:
 
     - ``tiny20``: ``classes.csv`` with a folder or tar file for the split, and ``boxes.csv``.
     - ``cub-200-2011``: ``images.txt``, ``image_class_labels.txt``, ``train_test_split.txt``, ``classes.txt`` and the
@@ -139,7 +139,7 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledImages:
       ``ILSVRC2012_validation_ground_truth.txt`` and ``meta`` mapping (``LOC_synset_mapping.txt`` or ``synsets.txt``).
     - ``flat``: images called ``<wnid>_<anything>``; the sorted wnids are the classes.
     - ``folders``: one folder per class, sorted (torchvision's ImageFolder; ImageNet's validation folder), directly or
-      in a folder called as the split.
+      in a folder named after the split.
 
     Annotations in ImageNet's format, ``<image>.xml``, give boxes in the last three layouts: beside the images, or
     anywhere below a folder ``Annotations`` (or ``bbox``) in ``root`` or beside it.
@@ -173,7 +173,7 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledImages:
 
 
 def has_lists(root: Path) -> bool:
-    """Whether a folder tells its images by lists or archives of its own: tiny20, CUB-200-2011, ImageNet's devkit."""
+    """Whether a folder lists its images in a file: tiny20, CUB-200-2011, ImageNet's devkit."""
     return any(
         (root / name).is_file()
         for name in ("classes.csv", "images.txt", "image_class_labels.txt", "ILSVRC2012_validation_ground_truth.txt")
@@ -238,7 +238,7 @@ _ANNOTATIONS = ("Annotations", "annotations", "Annotation", "bbox")
 
 
 def annotated_boxes(root: Path) -> Callable[[Path], tuple[Box, ...]]:
-    """Finds an image's boxes: in the file beside it, else in a folder of annotations, below its class or at large."""
+    """A function from an image file to its boxes: from the file beside it, else from a folder of annotations."""
     places = [parent / name for parent in (root.parent, root) for name in _ANNOTATIONS if (parent / name).is_dir()]
     found = {(path.parent.name, path.stem): path for place in places for path in sorted(place.rglob("*.xml"))}
     classes = {p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS}
@@ -334,7 +334,7 @@ def _cub(root: Path, split: str) -> LabelledImages:
         if splits[key] != wanted:
             continue
         if labels[key] not in order or classes[labels[key]] != Path(name).parts[0]:
-            raise DataError(f"{root}: {name} has label {labels[key]}, which classes.txt does not call so")
+            raise DataError(f"{root}: {name} has label {labels[key]}, which is not its folder's class in classes.txt")
         path = root / "images" / name
         missing += not is_file(path)
         try:

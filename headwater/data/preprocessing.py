@@ -1,4 +1,4 @@
-"""From an image to the tensor that a network takes, and back to the image's own coordinates."""
+"""From an image to a network's input, and from a map of that input back to the image's coordinates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torchvision.transforms import functional as transforms
 from headwater.errors import InputError
 
 _LONG = 16
-"""Images longer than so many times their short side are resized only where they are cropped."""
+"""Of images longer than this multiple of their short side, only the part that is cropped is resized."""
 _LARGEST = 10_000  # the side of the largest image that is read
 _SMALLEST_STD = float(torch.finfo(torch.float32).tiny)  # below it a deviation is 0, or loses digits, in float32
 _BLOCK = 2**22  # values at a time while a map is laid over its image, so that memory stays bounded
@@ -23,7 +23,7 @@ _BLOCK = 2**22  # values at a time while a map is laid over its image, so that m
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in an image, in pixels from its top left corner; fractions are meant."""
+    """A rectangle in an image, in pixels from its top left corner; not rounded to whole pixels."""
 
     left: float
     top: float
@@ -55,10 +55,10 @@ class Preprocessing:
     stretch: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no image can be prepared by.
+        """Check the settings.
 
         Raises:
-            InputError: a size is no positive int, a deviation not positive, or the interpolation unknown.
+            InputError: a size or a standard deviation is not positive, or the interpolation is unknown.
         """
         sizes = (self.resize, self.crop)
         if not all(isinstance(v, int) and not isinstance(v, bool) and 0 < v <= _LARGEST for v in sizes):
@@ -67,7 +67,9 @@ class Preprocessing:
             )
         numbers = (*self.mean, *self.std)
         if len(self.mean) != len(self.std) or not all(isinstance(v, (int, float)) and isfinite(v) for v in numbers):
-            raise InputError(f"mean and std must be as many finite numbers, got {self.mean!r} and {self.std!r}")
+            raise InputError(
+                f"mean and std must have the same number of finite values, got {self.mean!r} and {self.std!r}"
+            )
         if not all(v >= _SMALLEST_STD for v in self.std):
             raise InputError(f"std must be positive (at least {_SMALLEST_STD:.0e}, in float32), got {self.std!r}")
         if self.interpolation not in [mode.value for mode in InterpolationMode]:
@@ -81,7 +83,7 @@ class Preprocessing:
         return transforms.normalize(tensor, list(self.mean), list(self.std))
 
     def _resized(self, image: Image.Image) -> Image.Image:
-        """The resized image; of a very long one only the part that the crop takes (1 x 500 would be 256 x 128,000)."""
+        """The resized image; of a very long one only the cropped part (1 x 500 would become 256 x 128,000)."""
         width, height = image.size
         ordinary = max(width, height) <= _LONG * min(width, height)
         if ordinary or self.stretch or self.crop > _LONG * self.resize:
@@ -105,7 +107,7 @@ class Preprocessing:
 
 
 def to_image(heatmap: Tensor, box: Box, width: int, height: int, additive: bool = True) -> np.ndarray:
-    """A map ``(H, W)`` laid over its image: float32 ``(height, width)``, NaN where the network did not look.
+    """A map ``(H, W)`` laid over its image: float32 ``(height, width)``, NaN outside the network's crop.
 
     The map is taken as a density, interpolated bilinearly between the centres of its pixels and constant beyond the
     outermost ones. That density has the map's own sum over ``box``; each image pixel gets its integral over the pixel,
@@ -118,7 +120,7 @@ def to_image(heatmap: Tensor, box: Box, width: int, height: int, additive: bool 
         width: of the image, in pixels.
         height: of the image, in pixels.
         additive: each image pixel gets its share of the sum; else the mean of the map over the pixel, for maps whose
-            values do not add up to anything.
+            sum means nothing.
     """
     source = heatmap.detach().to("cpu", torch.float64).numpy()
     down = _edges(height, box.top, box.bottom, source.shape[0])

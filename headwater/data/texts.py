@@ -1,4 +1,4 @@
-"""Text files of data sets: tables and lists, refused in words where they are something else."""
+"""Text files of data sets: tables and lists, with a clear error where a file is something else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def read_lines(file: Path) -> list[str]:
     """The lines of a UTF-8 text file that are not empty.
 
     Raises:
-        DataError: it is missing, or no such file.
+        DataError: it is missing, or not a text file in UTF-8.
     """
     try:
         return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
@@ -27,7 +27,7 @@ def read_table(file: Path, columns: Sequence[str]) -> list[Mapping[str, str]]:
     """The rows of a CSV file (UTF-8) that has at least these columns.
 
     Raises:
-        DataError: it is missing, not such a file, or lacks a column.
+        DataError: it is missing, not a CSV file in UTF-8, or lacks a column or a value.
     """
     header, rows = _csv(file)
     missing = [column for column in columns if column not in header]
@@ -43,7 +43,7 @@ def read_columns(file: Path) -> list[str]:
     """The names of a CSV file's columns.
 
     Raises:
-        DataError: it is missing, or not such a file.
+        DataError: it is missing, or not a CSV file in UTF-8.
     """
     return _csv(file)[0]
 

@@ -14,7 +14,6 @@ from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation, warn_if_lost
 from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
-from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
 from headwater.engine.plan import Plan, make_plan
@@ -22,7 +21,6 @@ from headwater.engine.presets import load_composite
 from headwater.engine.registrations import registry_version
 from headwater.engine.seed import Region, Start, Target, check_start, make_seed
 from headwater.engine.sweep import sweep
-from headwater.engine.trace import trace
 from headwater.engine.weights import WeightStore
 from headwater.errors import InputError
 
@@ -132,7 +130,7 @@ class LRP:
         bn1     batch_norm Pass() type 'elementwise'
         ...
         """
-        return self._plans.get(self.model, x, lambda: self._make_plan(x), registry_version())
+        return self._plans.get(self.model, x, self._make_plan, self.output, registry_version())
 
     def graph(self, x: Tensor) -> Graph:
         """The list of operations that images of this size go through."""
@@ -158,8 +156,6 @@ class LRP:
             raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
         return Account(plan, count, {module: plan.input_of(module) for module in checkpoints}, keep=True)
 
-    def _make_plan(self, x: Tensor) -> tuple[Plan, int | None]:
-        graph = trace(self.model, x, self.output)
+    def _make_plan(self, graph: Graph) -> Plan:
         names = [name for operation in graph.operations for name in operation.weights]
-        check_independence(graph, self.model, x)
-        return make_plan(graph, self.composite, WeightStore(self.model, names, graph.constants())), graph.batch
+        return make_plan(graph, self.composite, WeightStore(self.model, names, graph.constants()))

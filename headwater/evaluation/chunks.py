@@ -1,4 +1,4 @@
-"""Which chunks of a run are still to be measured: new ones, and those whose rows are not of the images as they are."""
+"""Which chunks of a run are still to be measured: new ones, and those whose rows are damaged or out of date."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _DAMAGED, _CHANGED, _FAILED = "damaged", "changed", "failed"
 def unfinished(
     paths: Sequence[Path], chunks: Sequence[Sequence[LabelledImage]], digests: Mapping[str, str]
 ) -> list[int]:
-    """Chunks without rows that can be kept; a warning says how many are measured again, and why.
+    """The chunks to measure; a warning says how many are measured again, and why.
 
     Args:
         paths: file of each chunk's rows, with columns ``image``, ``error`` and ``digest``.
         chunks: its images.
-        digests: of the images as they are now, by name.
+        digests: current hash of each image file, by the image's name.
     """
     todo, again = list[int](), Counter[str]()
     for k, (path, chunk) in enumerate(zip(paths, chunks, strict=True)):
@@ -45,14 +45,14 @@ def unfinished(
 
 
 def _stale(path: Path, chunk: Sequence[LabelledImage], digests: Mapping[str, str]) -> str:
-    """Why a chunk's rows are of no use; empty if they are."""
+    """Why a chunk's rows cannot be used; empty if they can."""
     import pandas
 
     if not _intact(path):
         return _DAMAGED
     try:
         rows = pandas.read_parquet(path, columns=["image", "error", "digest"])
-    except Exception:  # a file that was replaced, checksum and all, raises whatever the reader likes
+    except Exception:  # a file replaced together with its checksum can make the reader raise anything
         return _DAMAGED
     if dict(zip(rows["image"], rows["digest"], strict=True)) != {p.name: digests[p.name] for p in chunk}:
         return _CHANGED
@@ -61,7 +61,7 @@ def _stale(path: Path, chunk: Sequence[LabelledImage], digests: Mapping[str, str
 
 
 def write_checked(path: Path, content: bytes) -> None:
-    """Write a file of rows, and its SHA-256 beside it: Parquet's reader takes many a flipped bit for a value.
+    """Write a file of rows, and its SHA-256 beside it: Parquet's reader does not notice every flipped bit.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -71,7 +71,7 @@ def write_checked(path: Path, content: bytes) -> None:
 
 
 def _intact(path: Path) -> bool:
-    """Whether a file of rows is as it was written."""
+    """Whether a file of rows matches its checksum."""
     try:
         return _checksum_file(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
     except OSError:

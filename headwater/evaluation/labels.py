@@ -1,4 +1,4 @@
-"""Labels that are a network's class indices, whatever a data set calls its classes."""
+"""A data set's labels as class indices of a network, matched by name, position, file or prediction."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from headwater.evaluation.settings import LABELS, Settings
 from headwater.models.card import ModelCard, card_of, network_input, wnids_among
 
 PREDICTED = -1
-"""Label of an image whose class is the one that the network predicts."""
+"""Label of an image that stands for the class that the network predicts."""
 
 
 @dataclass(frozen=True)
 class NetworkLabels:
-    """A data set as a network sees it.
+    """A data set with labels that are a network's class indices.
 
     Attributes:
         data: the images; labels are the network's class indices, or :data:`PREDICTED`.
@@ -54,12 +54,12 @@ def label_for(
 ) -> NetworkLabels:
     """Load a data set and find each image's class among the network's.
 
-    A data set without names of classes is taken to have the network's indices as labels already.
+    The labels of a data set without class names are taken as the network's indices.
 
     Args:
-        model: the network; its card tells the names of its classes.
+        model: the network; its card has the names of its classes.
         data: a folder (see :func:`headwater.data.load_labelled`) or the data set itself.
-        settings: whose ``labels`` and ``split`` count.
+        settings: ``labels`` and ``split`` of these are used.
         preprocessing: for a model of your own that has no card.
 
     Raises:
@@ -95,7 +95,7 @@ def label_for(
 
 
 def _images(data: str | Path | LabelledImages, split: str, card: ModelCard) -> LabelledImages:
-    """The images alone: those of a data set that is told by lists, else all below the folder (of the split)."""
+    """The images without regard to labels: those of a layout with lists, else all below the folder (of the split)."""
     if isinstance(data, LabelledImages):
         return data
     root = Path(data)
@@ -124,7 +124,7 @@ def _from_file(data: str | Path | LabelledImages, settings: Settings, card: Mode
 
 
 def _class_count(model: nn.Module, card: ModelCard) -> int:
-    """How many logits the network returns for an image."""
+    """Number of logits that the network returns per image."""
     blank = Image.new("RGB", (card.preprocessing.crop,) * 2)
     with torch.no_grad():
         logits = shared_copy(model)(network_input(model, [blank], card.preprocessing))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pandas
 
 Progress = Callable[[int, int, float], None]
-"""Told after each chunk: images done, images in all, seconds since the start."""
+"""Called after each chunk with images done, images in all, seconds since the start."""
 
 
 def evaluate(
@@ -53,9 +53,9 @@ def evaluate(
     """Measure methods on labelled images.
 
     The map explains the *predicted* class, the curves follow the *true* label, as in the papers. Finished chunks are
-    in ``out/rows``; a killed run that is started again goes on after them and ends in the same table. An image that
-    cannot be read is a row with the reason in column ``error``. At the next start it is tried again, images whose files
-    have changed are measured again, and so are damaged files of rows; a warning says how many.
+    in ``out/rows``; a killed run that is started again continues after them and ends in the same table. An image that
+    cannot be read has a row with the reason in column ``error``. The next start tries it again, and also measures again
+    images whose files have changed and chunks whose rows are damaged; a warning says how many.
 
     Args:
         model: the network; it is not changed.
@@ -63,7 +63,8 @@ def evaluate(
         settings: see :class:`Settings`.
         out: folder of this run.
         preprocessing: for a model of your own that has no card.
-        devices: such as ``["cuda:0", "cuda:1"]``: chunks are shared among copies of the model; where it is by default.
+        devices: such as ``["cuda:0", "cuda:1"]``, which share the chunks, each with a copy of the model; by default the
+            device of the model.
         progress: called after every chunk.
 
     Returns:
@@ -71,8 +72,10 @@ def evaluate(
         ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error`` (at
         the image), ``cut_error`` (the worst of all cuts), ``pointing``, ``mass``, ``rank`` (where there are boxes),
         ``gini``; ``label_source`` (as in the settings, a file's name, or ``"given"`` with the data set), ``classes``
-        (how many the network has). Also written as ``results.parquet``; with
-        ``summary.csv``, ``.md`` and ``.tex``, and the mean curves as ``curves.json`` and ``.png``.
+        (how many the network has).
+
+    ``out`` then holds these rows as ``results.parquet``, their summary as ``summary.csv``, ``.md`` and ``.tex``, and
+    the mean curves as ``curves.json`` and ``.png``.
 
     Raises:
         DataError: the data do not fit, no image can be read, or ``out`` holds a run with other settings (the difference
@@ -128,7 +131,7 @@ def _run(
     todo: Sequence[int],
     devices: Sequence[str],
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Rows of the chunks still to do, in whatever order the devices finish them."""
+    """Number and rows of each chunk that is still to do, in order."""
     if not devices:
         worker = Worker(model, preprocessing, settings)
         for k in todo:
@@ -156,7 +159,7 @@ def _identity(
     chosen: Sequence[LabelledImage],
     settings: Settings,
 ) -> dict[str, Any]:
-    """Everything that the table depends on, for comparison with what a run folder was made from."""
+    """Everything that the table depends on, to be compared with the settings in the run folder."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
@@ -187,8 +190,8 @@ def measure_randomisation(
     Args:
         model: the network; it is not changed.
         data: as in :func:`evaluate`.
-        settings: whose methods, sample and seed count.
-        count: images.
+        settings: methods, sample and seed of these are used.
+        count: number of images.
         comparisons: depths at which maps are compared, evenly over the layers.
         preprocessing: for a model of your own that has no card.
         out: folder for ``randomisation.csv`` and ``.png``; nothing is written if it is not given.

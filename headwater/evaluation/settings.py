@@ -1,4 +1,4 @@
-"""What a table of measures depends on, besides the network and the images."""
+"""Settings of an evaluation: what its table depends on besides the network and the images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from headwater.methods import QUANTIZED, list_methods
 from headwater.metrics.insertion_deletion import Protocol
 
 LABELS = ("names", "positions", "predicted")
-"""Where labels may come from, besides a file."""
+"""Sources of labels, besides a file."""
 _PUBLISHED_STEP, _PUBLISHED_PIXELS = 500, 224 * 224
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a table depends on.
+    """Settings of an evaluation.
 
     Attributes:
         methods: names, see :func:`headwater.list_methods`; ``NAME+hq`` is the method's map after heat quantization.
@@ -26,7 +26,7 @@ class Settings:
         split: of the data set.
         seed: of the sample and of ties.
         step: pixels between two points; ``None`` for 500 of 224 x 224, in proportion for other sizes.
-        batch_size: images at a time; also the images of a chunk.
+        batch_size: images at a time; also per chunk.
         labels: where labels come from: ``"names"``: the data's classes, found among the network's by name or WordNet
             number; ``"positions"``: the data's k-th class is the network's k-th; ``"predicted"``: the network's own
             predictions; or a CSV file with a column ``image`` (a path in the data folder) or ``folder`` (one of the

@@ -31,7 +31,7 @@ class Worker:
         self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
 
     def rows(self, images: Sequence[LabelledImage]) -> list[dict[str, Any]]:
-        """Every method on every image of one chunk; images that cannot be read have one row per method too."""
+        """One row per image and method of a chunk, also for images that cannot be read."""
         readable, photos, masks, broken = [], [], [], {}
         for image in images:
             try:
@@ -120,7 +120,7 @@ class Worker:
 
 
 def object_mask(image: LabelledImage, preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor | None:
-    """Where the image's boxes are in what the network sees, ``(crop, crop)``; ``None`` if they are nowhere in it."""
+    """The image's boxes as a mask of the network's crop, ``(crop, crop)``; ``None`` if no box lies in it."""
     seen, side = preprocessing.box(*size), preprocessing.crop
     mask = torch.zeros(side, side)
     across, down = side / (seen.right - seen.left), side / (seen.bottom - seen.top)

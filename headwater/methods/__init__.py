@@ -19,7 +19,7 @@ from headwater.methods.post_processed import MASKED, PostProcessed
 from headwater.methods.rise import Rise
 
 QUANTIZED = "+hq"
-"""Ending of a method's name that asks for its map after heat quantization, 8 levels, as published."""
+"""Suffix of a method's name: the method's map after heat quantization in 8 levels, as published."""
 
 _COMPARED: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, "rise": Rise, "abn": AttentionMap}
 _METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED}
@@ -51,10 +51,10 @@ _PUBLISHED = "-published"
 
 
 def register_method(name: str, make: Callable[[nn.Module], Callable[..., Explanation]], description: str = "") -> None:
-    """Make a method known by name.
+    """Register a method under a name.
 
     Args:
-        name: what :func:`load_method` takes.
+        name: for :func:`load_method`.
         make: returns the method for a model: ``method(x, target=None)``, which may also take ``checkpoints`` and
             ``progress``, see :class:`~headwater.methods.method.Method`.
         description: one line for ``headwater methods``.
@@ -87,7 +87,7 @@ def list_methods() -> list[str]:
 
 
 def is_baseline(name: str) -> bool:
-    """Whether a method is one of those that LRP is compared with: not a composite, a masked one or one of your own.
+    """Whether LRP is compared with this method: true for neither composites, nor masked maps, nor registered methods.
 
     >>> is_baseline("gradcam+hq"), is_baseline("c3-lrp")
     (True, False)

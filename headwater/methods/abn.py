@@ -1,4 +1,4 @@
-"""The attention map that an attention branch network makes by itself, as a method."""
+"""The attention map of an attention branch network, as a method."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from headwater.methods.method import Checkpoints, Progress, check_no_modules
 
 
 def has_attention(model: nn.Module) -> bool:
-    """Whether the model makes an attention map of its own: it has ``attend(x)``."""
+    """Whether the model has an attention branch: a method ``attend(x)``."""
     return callable(getattr(model, "attend", None))
 
 
 class AttentionMap:
     """The attention map of a :class:`headwater.models.abn.AttentionBranchNetwork`, enlarged bilinearly to the image.
 
-    Source: Fukui et al. 2019. The map is the same whatever class is asked; ``target`` only chooses the probability.
+    Source: Fukui et al. 2019. The map is the same for every class; ``target`` only selects the probability.
 
     Args:
         model: a network with ``attend(x)``; it is not changed, and runs as in eval mode.

@@ -1,7 +1,7 @@
-"""What LRP is compared with: Captum and a CAM library do the work, here they get one interface.
+"""The methods that LRP is compared with: Captum's and a CAM library's, under one interface.
 
-Every baseline explains the class's logit, works on a copy of the network (see :mod:`headwater.methods.rebuilt`), and
-returns a map in the image's size; the account (``conservation``) is ``None``.
+Every baseline explains the logit of the class, works on a copy of the network (see :mod:`headwater.methods.rebuilt`),
+and returns a map of the image's size; ``conservation`` is ``None``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from torch import Tensor, nn
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_images, check_module
-from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.kept import Kept
 from headwater.engine.guards.modes import computing, detached
 from headwater.engine.seed import Target, check_target, class_probability
 from headwater.engine.structure import Structure, layers_of
-from headwater.engine.trace import trace
 from headwater.errors import MissingDependencyError, TraceError
 from headwater.methods.method import Checkpoints, Progress, check_no_modules
 from headwater.methods.rebuilt import Rebuilt
@@ -51,7 +49,7 @@ class Baseline(ABC):
         """
         check_images(x, self.model)
         check_no_modules(checkpoints)
-        graph = self._graph(x)
+        graph = self._graphs.get(self.model, x, lambda graph: graph)
         with computing(x, gradients=True), _quietly():
             x = detached(x)
             network = Rebuilt(graph, self.model, self._addition())
@@ -71,14 +69,6 @@ class Baseline(ABC):
 
     def _addition(self) -> Callable[[], nn.Module] | None:
         return None
-
-    def _graph(self, x: Tensor) -> Graph:
-        return self._graphs.get(self.model, x, lambda: self._trace(x))
-
-    def _trace(self, x: Tensor) -> tuple[Graph, int | None]:
-        graph = trace(self.model, x)
-        check_independence(graph, self.model, x)
-        return graph, graph.batch
 
 
 class Captum(Baseline):
@@ -169,11 +159,11 @@ class CAM(Baseline):
 
 
 class Random(Baseline):
-    """Uniform random numbers in [0, 1), a function of the image's values: what chance reaches.
+    """Uniform random numbers in [0, 1), a function of the image's values: the level of chance.
 
     Args:
         model: the network.
-        seed: another one gives other maps.
+        seed: of the random numbers.
     """
 
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
@@ -192,7 +182,7 @@ class Random(Baseline):
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the libraries' warnings about their own hooks."""
+    """Suppress the libraries' warnings about their own hooks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(forward, backward|Setting|required_grads|non-full backward).*")
         yield
@@ -216,4 +206,4 @@ BASELINES: dict[str, Callable[[nn.Module], Baseline]] = {
     "scorecam": lambda model: CAM(model, "ScoreCAM"),
     "random": Random,
 }
-"""How each baseline is made for a model."""
+"""Makes each baseline for a model."""

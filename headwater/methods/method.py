@@ -1,4 +1,4 @@
-"""What every explanation method is: called with images, it returns an ``Explanation``."""
+"""The protocol of explanation methods: called with images, a method returns an ``Explanation``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from headwater.engine.seed import Target
 from headwater.errors import InputError
 
 Checkpoints = Sequence[str] | Literal["cuts"] | None
-"""Modules at whose input relevance is noted, or ``"cuts"``: every value that all paths from image to output cross."""
+"""Modules at whose input relevance is recorded, or ``"cuts"``: each value that all paths from image to output cross."""
 Progress = Callable[[int, int], None]
-"""Called during one call of a method: steps done, steps in all."""
+"""Called with the steps done and the steps in all while a method works on a batch."""
 
 
 class Method(Protocol):
@@ -35,25 +35,30 @@ class Method(Protocol):
         Args:
             x: images ``(N, C, H, W)``, normalised as the network expects.
             target: class to explain: ``None`` for the predicted one, an int for all images, or long ``(N,)``.
-            checkpoints: where relevance is noted, for methods that send it through the network. Others have none at
-                any cut; asked for a module's, they refuse.
-            progress: called after each step of methods that take many per image.
+            checkpoints: where relevance is recorded, for methods that propagate it through the network. The others
+                have nothing to record at cuts, and raise an error for the name of a module.
+            progress: called after each step; a method without steps of its own calls it once, with (1, 1).
+
+        Raises:
+            InputError: the images, the target or the checkpoints do not fit.
         """
         ...
 
 
 def check_no_modules(checkpoints: Checkpoints) -> None:
-    """For methods that send no relevance through the network.
+    """Check the checkpoints of a method that propagates no relevance through the network.
 
     Raises:
-        InputError: relevance at a module's input was asked for.
+        InputError: relevance at the input of a module was asked for.
     """
     if checkpoints not in ((), [], None, "cuts"):
-        raise InputError(f"this method has no relevance inside the network, so no checkpoints {checkpoints!r}")
+        raise InputError(
+            f"this method has no relevance inside the network, so none at {checkpoints!r}; the LRP composites do"
+        )
 
 
 def as_method(call: Callable[..., Explanation]) -> Method:
-    """A callable ``(x, target)`` as a method; one that takes ``checkpoints`` and ``progress`` too is one already."""
+    """``call(x, target)`` as a method; unchanged if it also takes ``checkpoints`` and ``progress``."""
     parameters = inspect.signature(call).parameters
     if {"checkpoints", "progress"} <= set(parameters) or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return call
@@ -61,7 +66,7 @@ def as_method(call: Callable[..., Explanation]) -> Method:
 
 
 class _Plain:
-    """A method that knows neither checkpoints nor progress."""
+    """A method made from a callable that takes neither checkpoints nor progress."""
 
     def __init__(self, call: Callable[..., Explanation]) -> None:
         self.call = call

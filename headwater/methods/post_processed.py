@@ -1,4 +1,4 @@
-"""Methods that are another method's map, changed: cut down to one region (C3-LRP, C1C-LRP), or quantized."""
+"""Methods that post-process another method's map: restrict it to one region (C3-LRP, C1C-LRP), or quantize it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from headwater.methods.method import Checkpoints, Method, Progress
 
 
 class PostProcessed:
-    """A method whose map is changed; relevance and account are those before.
+    """A method whose map is changed afterwards; relevance, conservation and flow are the method's own.
 
     Args:
-        method: ``method(x, target)``.
-        change: from maps ``(N, H, W)`` to maps of the same size.
+        method: makes the map.
+        change: maps ``(N, H, W)`` to maps of the same size.
     """
 
     def __init__(self, method: Method, change: Callable[[Tensor], Tensor]) -> None:
@@ -28,7 +28,7 @@ class PostProcessed:
     def __call__(
         self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
-        """As the method does, see :class:`~headwater.methods.method.Method`."""
+        """Explain images as the method does, see :class:`~headwater.methods.method.Method`."""
         e = self.method(x, target, checkpoints=checkpoints, progress=progress)
         return replace(e, heatmap=self.change(e.heatmap))
 
@@ -37,4 +37,4 @@ MASKED: dict[str, Callable[[nn.Module], PostProcessed]] = {
     "c3-lrp": lambda model: PostProcessed(LRP(model, "doublet2024"), c3),
     "c1c-lrp": lambda model: PostProcessed(LRP(model, "doublet2024"), lambda heatmap: c1c(heatmap, enlarge=True)),
 }
-"""How each is made for a model."""
+"""Makes each method for a model."""

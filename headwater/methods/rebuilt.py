@@ -1,4 +1,4 @@
-"""A network rebuilt from its list of operations, one module a call, for libraries that hook modules.
+"""A network rebuilt from its list of operations, one module per call, for libraries that hook modules.
 
 Captum and CAM libraries fail on networks that use one ReLU module several times, add in place or call functions. Here
 every operation is a module of its own, never in place. The weights are the user's own tensors, in parameters of ours,
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from headwater.engine.graph import Constant, Graph, Operation, Value, Weight
 from headwater.engine.layers import Layer, Lookup
-from headwater.engine.weights import check_finite, live_tensors
+from headwater.engine.weights import Bindings, check_finite, live_tensors
 from headwater.errors import InputError
 
 
@@ -34,38 +34,28 @@ class Rebuilt(nn.Module):
         self.graph = graph
         self.tensors = live_tensors(model, (name for operation in graph.operations for name in operation.weights))
         check_finite(self.tensors)
-        self._values: dict[str, Any] = {}
+        self._bindings = Bindings(graph, lambda: self.tensors)
         self.calls = nn.ModuleDict()
         for operation in graph.operations:
             if operation.inputs:
                 module = _module(operation, self.tensors, addition)
-                self.calls[operation.name] = module or _Call(operation, self._lookup)
+                self.calls[operation.name] = module or _Call(operation, self._bindings)
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        values = self._values = {self.graph.input: x}
+        self._bindings.compute(x)
+        values = {self.graph.input: x}
         for operation in self.graph.operations:
             if operation.inputs:
-                given = (values[name] for name in operation.inputs)
-                values[operation.name] = self.calls[operation.name](*given)
-            else:
-                args, kwargs = operation.bind(self._lookup)
-                values[operation.name] = operation.target(*args, **kwargs)
-        self._values = {}
+                values[operation.name] = self.calls[operation.name](*(values[name] for name in operation.inputs))
         return values[self.graph.output]
 
-    def _lookup(self, leaf: Any) -> Any:
-        if isinstance(leaf, Value):
-            return self._values[leaf.name]
-        if isinstance(leaf, Weight):
-            return self.tensors[leaf.name]
-        return leaf.tensor if isinstance(leaf, Constant) else leaf
-
     def feature_map(self) -> tuple[nn.Module, int]:
-        """The call that makes the last feature map, and that map's dimension of channels, for CAM methods.
+        """The module whose output is the last feature map, and the dimension of that map's channels, for CAM methods.
 
-        It is what the last pooling or flattening of more than one pixel takes; in a ResNet the last block's output, and
-        1. Channels come last where that is a mean over the other two dimensions, as in some transformers.
+        The last feature map is the input of the last pooling or flattening of more than one pixel; in a ResNet it is
+        the output of the last block. Its channels are dimension 1, or 3 where the pooling is a mean over dimensions 1
+        and 2, as in some transformers.
 
         Raises:
             InputError: there is none, as in a vision transformer without windows.
@@ -79,7 +69,7 @@ class Rebuilt(nn.Module):
             flattens = operation.kind in ("flatten", "view", "reshape") and len(shapes[operation.name]) == 2
             dims: set[int] = set()
             if operation.kind in ("mean", "sum", "amax"):
-                given = Layer(operation, self._lookup).argument(1, "dim") or ()
+                given = Layer(operation, self._bindings).argument(1, "dim") or ()
                 dims = {d % 4 for d in ([given] if isinstance(given, int) else given)}
             if not (flattens or dims in ({2, 3}, {1, 2}) or operation.kind in _POOLING):
                 continue
@@ -93,7 +83,7 @@ _POOLING = ("avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 
 
 class _Call(nn.Module):
-    """Any operation without a module class of its own; takes the values of the image, and nothing else."""
+    """An operation without a module class in torch; its inputs are the values that depend on the image."""
 
     def __init__(self, operation: Operation, lookup: Lookup) -> None:
         super().__init__()
@@ -106,7 +96,7 @@ class _Call(nn.Module):
 def _module(
     operation: Operation, tensors: dict[str, Tensor], addition: Callable[[], nn.Module] | None
 ) -> nn.Module | None:
-    """The module of torch that does what ``operation`` does, if there is one."""
+    """The module of torch that computes ``operation``, if there is one."""
     kind, args = operation.kind, operation.args
     if len(operation.inputs) == 2 and kind == "add" and addition is not None and len(args) == 2:
         return addition()
@@ -165,7 +155,7 @@ def _batch_norm(
 
 
 def _with(module: nn.Module, **parameters: Tensor | None) -> nn.Module:
-    """``module`` with parameters of its own that share memory with the given tensors."""
+    """``module`` with new parameters that share memory with the given tensors."""
     for name, tensor in parameters.items():
         setattr(module, name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
     return module

@@ -1,4 +1,4 @@
-"""RISE: which parts of an image, when shown, raise the class probability, by showing random parts."""
+"""RISE: random parts of an image are shown, and each pixel gets the mean class probability with it visible."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Rise:
     .. math:: S_i = \frac{1}{N p} \sum_{k=1}^{N} f(x \odot M_k)\, M_{k,i}
 
     Hidden parts are 0 in the network's own normalisation. All images see the same masks, so they do not influence
-    each other, and the same seed gives the same map. Masks are made batch by batch: memory does not grow with their
+    each other, and the same seed gives the same map. Masks are drawn batch by batch: memory does not grow with their
     number.
 
     Args:
         model: maps images to logits ``(N, K)``; it is not changed, and runs as in eval mode.
-        masks: how many; 5,000 in Doublet et al.
-        cells: of a mask, along each side; 9 there.
-        keep: probability p that a cell is shown, in (0, 1]; 0.3 there.
+        masks: number of masks; 5,000 in Doublet et al.
+        cells: of a mask, along each side; 9 in Doublet et al.
+        keep: probability p that a cell is shown, in (0, 1]; 0.3 in Doublet et al.
         batch_size: masked images at a time.
         seed: of the masks.
 
@@ -67,7 +67,7 @@ class Rise:
     def __call__(
         self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
-        """Explain images, see :class:`~headwater.methods.method.Method`; a mask is one step of progress.
+        """Explain images, see :class:`~headwater.methods.method.Method`; progress counts masks.
 
         Raises:
             InputError: the images, the target or the checkpoints do not fit.

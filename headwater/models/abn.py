@@ -1,4 +1,4 @@
-"""Attention branch network: a ResNet whose features are weighted by an attention map that it learns by itself."""
+"""Attention branch network: a ResNet whose features are weighted by an attention map that it learns."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 @dataclass(frozen=True)
 class Attended:
-    """What an attention branch network says of images.
+    """The outputs of an attention branch network.
 
     Attributes:
-        logits: of the perception branch, the network's answer, ``(N, K)``.
+        logits: of the perception branch, the network's prediction, ``(N, K)``.
         branch_logits: of the attention branch, ``(N, K)``.
         attention: the attention map, ``(N, h, w)``, in (0, 1).
     """
@@ -33,12 +33,12 @@ class AttentionBranchNetwork(nn.Module):
     r"""A torchvision ResNet with an attention branch.
 
     Source: Fukui et al. 2019. After one of the stages the features g go two ways. The attention branch (a copy of the
-    next stage that keeps the resolution, batch norm, and convolutions of one pixel) makes an answer of its own, and an
+    next stage that keeps the resolution, batch norm, and 1x1 convolutions) makes a prediction of its own, and an
     attention map M from the same class responses; the perception branch is the rest of the ResNet on
 
     .. math:: g' = (1 + M) \odot g
 
-    The loss of training is the sum of both branches' cross-entropies, so that M is where the classes are.
+    The training loss is the sum of both branches' cross-entropies, so that M is high where the classes are.
 
     Relevance passes the product as it passes every gate: all of it to the features with the composites' ``gates =
     "features"``, none to the attention branch.

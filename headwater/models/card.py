@@ -66,11 +66,11 @@ class ModelCard:
 
 
 def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> ModelCard:
-    """The card of a model that :func:`load_model` returned, or one made up for a model of your own.
+    """The card of a model that :func:`load_model` returned, or a default one for a model of your own.
 
     Args:
         model: the model.
-        preprocessing: takes the place of the card's; without either it is ``Preprocessing(256, 224)``.
+        preprocessing: replaces the card's; by default the card's, or ``Preprocessing(256, 224)`` without a card.
     """
     card = getattr(model, "card", None)
     if not isinstance(card, ModelCard):
@@ -108,7 +108,7 @@ def wnids_among(names: Sequence[str], card: ModelCard, count: int) -> tuple[str,
     """WordNet numbers of a network's classes: its card's, or ImageNet's where the data have all 1,000 of them.
 
     ImageNet's classes are in the order of their numbers, so a data set that has them all tells which is which, also
-    without timm. A network of 1,000 classes without names is taken for one of ImageNet on such data only.
+    without timm. On such data, a network of 1,000 classes without names is taken for one of ImageNet.
 
     Args:
         names: of the data's classes.

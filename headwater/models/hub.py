@@ -14,7 +14,7 @@ _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given 
 
 @contextmanager
 def hub() -> Iterator[None]:
-    """The model hub's library, quiet; without a connection it looks into its cache at once."""
+    """Silence the model hub's library, and without a connection let it use its cache without trying to connect."""
     from huggingface_hub import constants
 
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx")]
@@ -31,7 +31,7 @@ def hub() -> Iterator[None]:
 
 
 def _reachable(address: str) -> bool:
-    """Whether a web address has a host that is known here, or a proxy that may know it."""
+    """Whether the host of a web address can be resolved, or a proxy is set that may resolve it."""
     if getproxies():
         return True
     try:
@@ -43,7 +43,7 @@ def _reachable(address: str) -> bool:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Give a silent network a limit; the hub's loader sets none."""
+    """Limit the wait for a server that does not answer; torch's and the hub's loaders set no limit."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT)
     try:

@@ -33,7 +33,7 @@ _FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
 RUN_CARD, RUN_WEIGHTS = "card.json", "model.safetensors"
-"""What a finished training leaves in its run folder, to be loaded again."""
+"""Files in the run folder of a finished training, from which the network is loaded."""
 
 
 def list_models() -> list[str]:
@@ -145,10 +145,10 @@ def _building(weights: Any) -> dict[str, Any]:
 
 
 def _from_function(text: str, weights: str, allow_code: bool) -> tuple[nn.Module, ModelCard]:
-    """A network that the user's own code makes."""
+    """A network that a function of the user's returns."""
     if not allow_code:
         raise InputError(
-            f"{text} is Python code of yours, which is only imported and called if you say so: --allow-code on the "
+            f"{text} is Python code of yours, which is imported and called only if you allow it: --allow-code on the "
             "command line, allow_code=True in Python"
         )
     path, _, function = text.partition(":")
@@ -237,7 +237,7 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
 
 
 def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
-    """The network that ``headwater train`` left in its run folder."""
+    """The network in a run folder of ``headwater train``."""
     runs = find_runs(folder)
     if len(runs) > 1:
         raise InputError(f"{folder} holds {len(runs)} runs ({', '.join(run.name for run in runs)}); name one of them")
@@ -281,7 +281,7 @@ def build_classifier(arch: str, classes: int, attention_after: str | None = None
 
 
 def architecture(name: str) -> tuple[Callable[..., nn.Module], Preprocessing, tuple[str, ...]]:
-    """How to build a network of that name, and what its usual weights go with.
+    """How to build a network of that name, its preprocessing, and the class names of its usual weights.
 
     Raises:
         InputError: no architecture has that name.

@@ -36,12 +36,12 @@ from headwater.training.recipes import Recipe, split_images
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """What a finished training leaves.
+    """Result of a finished training.
 
     Attributes:
         folder: the run folder, which :func:`headwater.load_model` takes.
-        accuracy: part of the test images that are predicted right, in [0, 1].
-        epochs: how many were trained.
+        accuracy: fraction of the test images that are predicted right, in [0, 1].
+        epochs: number of epochs trained.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
-    """Images as they are explained and measured later."""
+    """Images as they are explained and measured later, without augmentation."""
 
     def __init__(self, images: Sequence[LabelledImage], preprocessing: Preprocessing) -> None:
         self.images, self.preprocessing = images, preprocessing
@@ -100,7 +100,7 @@ class ClassifierTraining(lightning.LightningModule):
             self.network = start_network(recipe, classes).to(memory_format=torch.channels_last)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and the logits that are the network's answer."""
+        """The loss, and the network's logits."""
         images = images.to(memory_format=torch.channels_last)
         if not isinstance(self.network, AttentionBranchNetwork):
             logits = self.network(images)
@@ -129,17 +129,17 @@ class ClassifierTraining(lightning.LightningModule):
 
 
 class Patience(EarlyStopping):
-    """Early stopping that a resumed run remembers: one killed after it had stopped does not train on."""
+    """Early stopping that also holds after a restart: a run killed after it had stopped does not train on."""
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 def start_network(recipe: Recipe, classes: int) -> nn.Module:
-    """The network that training begins with: its weights but the last layer's, which is new.
+    """The network before training: pretrained weights, and a new last layer.
 
     Raises:
-        DownloadError: the start weights are not at hand and cannot be fetched.
+        DownloadError: the start weights are not in the cache and cannot be downloaded.
         CheckpointError: the file of start weights does not fit.
     """
     network = architecture(recipe.arch)[0](num_classes=classes)
@@ -181,14 +181,14 @@ def train_classifier(
         data: a folder with a split for training and one for testing, see :func:`headwater.data.load_labelled`.
         out: the run folder.
         recipe: every number that shapes the weights.
-        test_split: what the data call their images for testing.
+        test_split: name of the split of the data for testing.
         workers: processes that load images.
         devices: Lightning's: ``"auto"``, or how many.
-        progress_bar: draw one; else one line an epoch.
+        progress_bar: draw one; else print one line per epoch.
 
     Raises:
-        DataError: the data are incomplete, or ``out`` holds a run of another recipe or split (the difference is named).
-        DownloadError: the start weights are not at hand and cannot be fetched.
+        DataError: the data are incomplete, or ``out`` holds a run of another recipe or split (differences are named).
+        DownloadError: the start weights are not in the cache and cannot be downloaded.
         OutputError: a checkpoint cannot be written; the one before it is intact.
     """
     out = Path(out)
@@ -256,7 +256,7 @@ def train_classifier(
 
 
 def _loggers(out: Path) -> list[Logger]:
-    """CSV always, TensorBoard where it is installed; a folder per start, so a resumed run keeps the log before."""
+    """CSV always, TensorBoard if it is installed; a folder per start, so a resumed run keeps its earlier logs."""
     loggers: list[Logger] = [CSVLogger(out, name="logs")]
     if find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(out, name="tensorboard"))
@@ -271,7 +271,7 @@ def accuracy_on(
     batch_size: int = 32,
     workers: int = 0,
 ) -> float:
-    """Part of the images that the network predicts right, in [0, 1]."""
+    """Fraction of the images that the network predicts right, in [0, 1]."""
     network.eval()
     device, right = next(network.parameters()).device, 0
     for given, labels in DataLoader(PlainImages(images, preprocessing), batch_size, num_workers=workers):

@@ -1,4 +1,4 @@
-"""What every training shares: an order that depends on seed and epoch alone, progress, and whole checkpoints."""
+"""Shared by all trainings: an order that depends on seed and epoch alone, progress, and whole checkpoints."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 def _place() -> tuple[int, int]:
-    """This process's number, and how many there are."""
+    """Rank of this process, and number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
 
 
 class PlainProgress(Callback):
-    """One line an epoch, for logs and pipes."""
+    """One line per epoch, for logs and pipes."""
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -60,9 +60,9 @@ class PlainProgress(Callback):
 
 @contextmanager
 def well_behaved() -> Iterator[None]:
-    """Lightning leaves the process as it was, and keeps its remarks on devices, products and deprecations to itself.
+    """Restore the settings of the process that Lightning changes, and silence its advertising and deprecations.
 
-    Its deterministic mode is a switch of the whole process, in which other operations then refuse to run.
+    Its deterministic mode is one of the whole process, in which some operations refuse to run.
     """
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     before = logger.level
@@ -83,7 +83,7 @@ def well_behaved() -> Iterator[None]:
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints written under a temporary name: where the disk is full, the one before is still there."""
+    """Checkpoints written under a temporary name: if the disk is full, the previous one is kept."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What both papers say of how their networks were trained, and the split of the images."""
+"""How the papers trained their networks, and the split of the images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Recipe:
         start: weights to begin with: a member of torchvision's weights enum, ``"none"`` for random ones, or a file.
         validation: images cut from the training set, as many of each class as possible.
         size: side of the images, in pixels; they are stretched to it.
-        batch_size: images a step.
-        epochs: at most.
+        batch_size: images per step.
+        epochs: maximum number.
         lr: learning rate of SGD.
         momentum: of SGD.
         weight_decay: of SGD.
         decay_every: epochs after which the learning rate is divided by ten; ``None`` for never.
-        patience: stop when the validation loss has not been better for so many epochs.
+        patience: epochs without a better validation loss after which training stops.
         rotation: of the augmentation, degrees to either side.
         brightness: of the augmentation, part to either side.
         seed: of every random choice: split, order, augmentation, new layers.
@@ -69,7 +69,7 @@ much it rotates and brightens is not printed; those two numbers are ours."""
 
 @dataclass(frozen=True)
 class Split:
-    """Which image serves what; no image serves two purposes."""
+    """Images for training, validation and testing; no image is in two of them."""
 
     train: tuple[LabelledImage, ...]
     validation: tuple[LabelledImage, ...]
@@ -87,7 +87,7 @@ def split_images(train: LabelledImages, test: LabelledImages, validation: int, s
         DataError: there are too few images, or a class too few for its share.
     """
     if not 1 <= validation < len(train.images):
-        raise DataError(f"{validation} validation images asked of {len(train.images)} for training")
+        raise DataError(f"{validation} validation images were asked for, of {len(train.images)} for training")
     held_out = {image.name for image in train.sample(validation, seed)}
 
     def chosen(images: Sequence[LabelledImage], held: bool) -> tuple[LabelledImage, ...]:

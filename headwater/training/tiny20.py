@@ -55,7 +55,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a finished training leaves: the exported weights and what they reach on the validation images."""
+    """Result of a finished training: the exported weights and their accuracy on the validation images."""
 
     weights: Path
     accuracy: float
@@ -160,7 +160,7 @@ def train_tiny20(
         accelerator="auto",
         devices=1,
         deterministic=True,
-        logger=CSVLogger(out, name="logs"),  # a folder per start: a resumed run keeps the log of the killed one
+        logger=CSVLogger(out, name="logs"),  # a folder per start: a resumed run keeps its earlier logs
         plugins=[WholeCheckpoints()],
         callbacks=[best, TQDMProgressBar() if progress_bar else PlainProgress()],
         enable_progress_bar=progress_bar,

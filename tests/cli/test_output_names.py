@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 from collections.abc import Callable
 from itertools import count
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import headwater
-from helpers import EXAMPLES
+from helpers import EXAMPLES, fill_disk
 from PIL import Image
 
 import headwater as hw
@@ -194,15 +193,7 @@ def test_long_names_with_one_beginning_stay_different():
 
 
 def test_a_full_disk_leaves_no_half_record(tmp_path, monkeypatch):
-    class Full(io.FileIO):
-        def write(self, _):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    def opening(path: Path, mode: str, **_):
-        return io.TextIOWrapper(io.BufferedWriter(Full(path, mode))) if mode == "x" else opened(path, mode)
-
-    opened = Path.open
-    monkeypatch.setattr(Path, "open", opening)
+    fill_disk(monkeypatch)
     with pytest.raises(OutputError, match="No space left") as refused:
         write_record(tmp_path, "x", {"made_from": 1}, "made_from")
     assert concerns_all(refused.value), "the others need not be tried"

@@ -10,7 +10,7 @@ from helpers import TinyResidual, settle
 from PIL import Image
 
 import headwater as hw
-from headwater import evaluation
+from headwater.data.labelled import LabelledImage
 from headwater.errors import DataError
 from headwater.evaluation import Settings, evaluate
 
@@ -65,7 +65,7 @@ def test_an_image_that_stays_unreadable_is_not_measured_again(model, images, tmp
 
 def test_an_image_that_could_not_be_read_for_a_moment_is_tried_again(model, images, tmp_path, monkeypatch):
     """Its bytes are the same, but now they can be decoded."""
-    opened = evaluation.LabelledImage.open
+    opened = LabelledImage.open
 
     def refuse(self):
         if self.name == "1.png":
@@ -73,7 +73,7 @@ def test_an_image_that_could_not_be_read_for_a_moment_is_tried_again(model, imag
         return opened(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation.LabelledImage, "open", refuse)
+        patch.setattr(LabelledImage, "open", refuse)
         assert evaluate(model, images, PREDICTED, tmp_path / "out")["error"].notna().sum() == 1
     with pytest.warns(UserWarning, match="1 of 2 files .* 1 of images that could not be read before and can be now"):
         assert evaluate(model, images, PREDICTED, tmp_path / "out")["error"].isna().all()
@@ -87,7 +87,7 @@ def test_another_preprocessing_is_another_run(model, images, tmp_path):
 
 def test_another_version_is_another_run(model, images, tmp_path, monkeypatch):
     evaluate(model, images, PREDICTED, tmp_path / "out")
-    monkeypatch.setattr(evaluation, "__version__", "99.0")
+    monkeypatch.setattr("headwater.evaluation.run.__version__", "99.0")
     with pytest.raises(DataError, match=rf"headwater: {hw.__version__} there, 99.0 asked"):
         evaluate(model, images, PREDICTED, tmp_path / "out")
 

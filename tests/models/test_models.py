@@ -25,10 +25,8 @@ def offline(tmp_path, monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(torch.hub, "urlopen", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    torch.hub.set_dir(str(tmp_path / "cache"))
-    yield tmp_path / "cache"
-    torch.hub._hub_dir = None
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 def test_the_list_has_every_torchvision_resnet():
@@ -88,21 +86,20 @@ def test_checkpoint_files(tmp_path, suffix, wrap):
 
 
 class Payload:
+    def __init__(self, marker):
+        self.marker = marker
+
     def __reduce__(self):
-        return (exec, ("import pathlib; pathlib.Path('/tmp/headwater-payload').touch()",))
+        return (exec, (f"import pathlib; pathlib.Path({str(self.marker)!r}).touch()",))
 
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_a_checkpoint_with_code_is_refused_and_nothing_is_run(tmp_path, how):
-    from pathlib import Path
-
-    marker = Path("/tmp/headwater-payload")
-    marker.unlink(missing_ok=True)
-    path = tmp_path / "evil.pth"
+    path, marker = tmp_path / "evil.pth", tmp_path / "executed"
     if how == "torch":
-        torch.save({"conv1.weight": torch.zeros(1), "x": Payload()}, path)
+        torch.save({"conv1.weight": torch.zeros(1), "x": Payload(marker)}, path)
     else:
-        path.write_bytes(pickle.dumps(Payload()))
+        path.write_bytes(pickle.dumps(Payload(marker)))
     with pytest.raises(CheckpointError, match="code in a checkpoint is never run"):
         hw.load_model(path, arch="resnet18")
     assert not marker.exists()

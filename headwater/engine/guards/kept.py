@@ -1,4 +1,4 @@
-"""What has been made from a model's trace, kept for some image sizes and as long as the model is as it was."""
+"""What is made from a model's trace, kept for some image sizes and for as long as the model does not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from headwater.engine.graph import Graph
+from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.fingerprint import Fingerprint
+from headwater.engine.trace import trace
 
 Made = TypeVar("Made")
 _SIZES = 8  # image sizes that are kept
@@ -25,24 +28,42 @@ class Kept(Generic[Made]):
         self._lock = threading.Lock()
         self._known: tuple[Fingerprint, OrderedDict[tuple[object, ...], Made]] | None = None
 
-    def get(self, model: nn.Module, x: Tensor, make: Callable[[], tuple[Made, int | None]], *further: object) -> Made:
-        """What is kept for images like ``x``, else what ``make`` returns, with the batch size that it is tied to.
+    def get(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        make: Callable[[Graph], Made],
+        output: str | int | None = None,
+        further: object = None,
+    ) -> Made:
+        """What is kept for images like ``x``, else what ``make`` returns for the model's trace.
 
-        ``further`` is what else it depends on.
+        Args:
+            model: the network.
+            x: images.
+            make: from the list of operations that such images go through.
+            output: which output is traced, if the model returns several.
+            further: anything else that the result depends on.
+
+        Raises:
+            TraceError: the model cannot be traced.
+            InputError: the images of a batch change each other's results.
         """
         known = self._known
         if known is None or not known[0].holds(model):
             known = self._known = Fingerprint(model), OrderedDict()  # before tracing: what changes meanwhile shows
         made = known[1]
-        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device, *further)
+        key: tuple[object, ...] = (*x.shape[1:], x.dtype, x.device, output, further)
         with self._lock:
             for size in (key, (*key, len(x))):
                 if size in made:
                     made.move_to_end(size)
                     return made[size]
-        result, batch = make()
+        graph = trace(model, x, output)
+        check_independence(graph, model, x)
+        result = make(graph)
         with self._lock:
-            made[key if batch is None else (*key, batch)] = result
+            made[key if graph.batch is None else (*key, graph.batch)] = result
             while len(made) > _SIZES:
                 made.popitem(last=False)
         return result
