@@ -15,8 +15,9 @@ from fuzz.case import Draw, WrongError, must
 from fuzz.changes import change
 from fuzz.generated import COUPLED, RANDOM, Generated, network
 from fuzz.subjects import compare
+from headwater.composites import AfterJoin, Blocks, First, Gates, Last, Type
 from headwater.errors import HeadwaterError
-from headwater.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare
+from headwater.rules import AlphaBeta, Epsilon, Flat, Gamma, Gradient, WSquare
 
 _EXACT = ("otsuki2024", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii")
 _OTHERS = ("otsuki2024-mixture", "otsuki2024-published", "epsilon", "doublet2024")
@@ -68,17 +69,17 @@ def _composite(draw: Draw) -> tuple[str | hw.Composite, bool]:
         return name, False
     base = hw.load_composite(draw.one(_EXACT))
     rule = draw.one((Gamma(0.25), Gamma(1.0), Epsilon(), Epsilon(1e-3), AlphaBeta(), AlphaBeta(1.0, 0.0), WSquare()))
-    changes: dict[str, Any] = draw.one(
+    pairs: tuple[Any, ...] = draw.one(
         (
-            {"types": {**base.types, "linear": rule}},
-            {"last": rule},
-            {"first": Flat(), "after": (1, rule)},
-            {"gates": "half"},
-            {"blocks": "residual"},
+            ((Type("linear"), rule),),
+            ((Last(), rule),),
+            ((First(), Flat()), (AfterJoin(1), rule)),
+            ((Type("product"), Gates("half")), (Type("matrix_product"), Gates("half"))),
+            ((Blocks("residual"), Gradient()),),
         )
     )
-    draw.note(f"{base.name} with {changes if 'types' not in changes else rule}")
-    return replace(base, name="mine", **changes), "blocks" not in changes
+    draw.note(f"{base.name} with {', '.join(f'{where}: {choice}' for where, choice in pairs)}")
+    return base.prepend(*pairs, name="mine", strict=False), not isinstance(pairs[0][0], Blocks)
 
 
 def _valid(lrp: hw.LRP, x: Tensor) -> hw.Explanation:
