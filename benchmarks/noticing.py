@@ -1,7 +1,7 @@
-"""What share of one explanation goes into noticing whether the network has changed.
+"""Share of an explanation's time that is spent on checking whether the network has changed.
 
-The checks of an unchanged network (fingerprint; looking the weights up, with the checksum of all bytes) and the whole
-explanation run in turn, round after round, in one process; medians count.
+The checks of an unchanged network (fingerprint; weights, with the checksum of all bytes) and a whole explanation are
+run in turn, for several rounds, in one process; medians are reported.
 
     python -m benchmarks.noticing [--arch resnet50] [--batch 1] [--rounds 9]
 """

@@ -1,7 +1,7 @@
-"""Speed and memory of one explanation, as ratios to a forward pass plus the gradient with respect to the image.
+"""Time and memory of one explanation, as ratios to a forward pass plus the gradient with respect to the image.
 
-Every contender runs in turn, round after round, in one process, so that a noisy machine disturbs all alike; the median
-of the rounds counts. The yardstick is the faster of the two memory formats, without gradients of parameters.
+Every contender runs in turn, for several rounds, in one process, so that a noisy machine affects all alike; medians are
+reported. The reference is the faster of the two memory formats, without gradients of parameters.
 
     python -m benchmarks.speed [--arch resnet50] [--batch 1 8] [--rounds 9]
 """
@@ -110,14 +110,14 @@ def contenders(arch: str) -> dict[str, Run]:
 
 
 def measure(runs: dict[str, Run], x: Tensor, rounds: int) -> dict[str, float]:
-    """Median seconds of each."""
+    """Median seconds per contender."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in list(runs.items()):
             start = time.perf_counter()
             try:
                 run(x)
-            except Exception as error:  # another project's failure is a result too
+            except Exception as error:  # a failure of another project is reported
                 print(f"  ({name} failed: {type(error).__name__}: {str(error)[:100]})")
                 del runs[name], times[name]
                 continue

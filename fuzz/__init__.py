@@ -1,1 +1,1 @@
-"""Random and broken inputs of every kind: each must end in a right map or table, or in one clear line."""
+"""Random and broken inputs of every kind. Each must give a correct map or table, or one clear error message."""

@@ -1,4 +1,4 @@
-"""Fuzz Headwater, or look at one input again.
+"""Fuzz Headwater, or replay one input.
 
 python -m fuzz --count 10000 --seed 0 --workers 2 --out docs/results/fuzz.md
 python -m fuzz --area images --case 123 --seed 0
@@ -20,22 +20,22 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MPLBACKEND", "agg")
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=10_000, help="inputs in all")
+    parser.add_argument("--count", type=int, default=10_000, help="number of inputs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--out", type=Path, help="file of the report; none is written if not given")
-    parser.add_argument("--area", help="inputs of one area alone")
+    parser.add_argument("--area", help="only inputs of this area")
     parser.add_argument("--case", type=int, help="one case of an area, with its traceback")
     options = parser.parse_args()
 
     from fuzz import report, runner
 
     if options.area is not None and options.area not in runner.areas():
-        parser.error(f"there are areas {', '.join(runner.areas())}, not {options.area!r}")
+        parser.error(f"no area is called {options.area!r}; there are {', '.join(runner.areas())}")
     if options.case is not None:
         if options.area is None:
-            parser.error("--case goes with --area")
-        return _again(runner.Case(options.area, options.case), options.seed)
+            parser.error("--case needs --area: case numbers are counted per area")
+        return _replay(runner.Case(options.area, options.case), options.seed)
     cases = (
         runner.plan(options.count)
         if options.area is None
@@ -48,8 +48,8 @@ def main() -> int:
         if outcome.failed:
             _say(report.line(case, outcome, options.seed))
         if len(results) % max(1, len(cases) // 20) == 0:
-            told = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
-            _say(f"{len(results)} of {len(cases)}, {time.monotonic() - began:.0f} s: {told}")
+            counts = ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+            _say(f"{len(results)} of {len(cases)}, {time.monotonic() - began:.0f} s: {counts}")
     seconds = time.monotonic() - began
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,8 +60,8 @@ def main() -> int:
     return min(failed, 1)
 
 
-def _again(case: object, seed: int) -> int:
-    """One case in this process, with everything that can be said about it."""
+def _replay(case: object, seed: int) -> int:
+    """Replay one case in this process, with its traceback and its notes."""
     import traceback
 
     from fuzz import runner

@@ -1,4 +1,4 @@
-"""One input: where its randomness comes from, how it ended, and what it has proved."""
+"""One fuzz case: its random choices, its outcome, and how much was compared."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from headwater.errors import HeadwaterError
 
 Kind = Literal["ok", "refused", "wrong", "traceback", "hang", "crash"]
 KINDS: tuple[Kind, ...] = ("ok", "refused", "wrong", "traceback", "hang", "crash")
-"""How a case can end. Only the first two are as they should be."""
+"""How a case can end; all but the first two are failures."""
 T = TypeVar("T")
 
 
 class WrongError(Exception):
-    """A result that is not what it should be, or an error message that is not one clear line."""
+    """A wrong result, or an error message that is not one clear line."""
 
 
 @dataclass
 class Draw:
-    """The random choices of one case, and notes of what they made.
+    """The random choices of one case, and notes that describe its input.
 
     Attributes:
         rng: fixed by seed, area and case.
-        folder: an empty folder of the case's own.
-        notes: what the input is, for the report.
+        folder: an empty folder for this case alone.
+        notes: descriptions of the input, for the report.
         maps: maps that were compared with a fresh explanation, or with a reference of the fuzzer's own.
     """
 
@@ -47,7 +47,7 @@ class Draw:
         return choices[int(self.rng.integers(len(choices)))]
 
     def some(self, choices: Sequence[T], most: int | None = None) -> list[T]:
-        """Some of the choices, perhaps none, each at most once, in random order."""
+        """A random subset of the choices, possibly empty, in random order."""
         count = self.whole(0, min(len(choices), most if most is not None else len(choices)))
         return [choices[int(k)] for k in self.rng.permutation(len(choices))[:count]]
 
@@ -66,7 +66,7 @@ class Draw:
 
 
 def draw_for(seed: int, area: str, case: int, folder: Path) -> Draw:
-    """The randomness of a case; torch's own generator is set too."""
+    """The random choices of a case; torch's global generator is seeded too."""
     sequence = np.random.SeedSequence([seed, zlib.crc32(area.encode()), case])
     rng = np.random.default_rng(sequence)
     torch.manual_seed(int(rng.integers(2**31)))
@@ -97,12 +97,12 @@ class Outcome:
 
 
 Area = Callable[[Draw], None]
-"""Makes an input, runs it, and checks what comes. It returns if that is right, lets a ``HeadwaterError`` through that
-refuses the input, and raises :class:`WrongError` otherwise. Any other exception is a failure too."""
+"""Makes an input, runs it and checks the result. It returns if the result is correct, lets a ``HeadwaterError`` that
+refuses the input through, and raises :class:`WrongError` otherwise. Any other exception is a failure too."""
 
 
-def carry_out(area: Area, draw: Draw) -> Outcome:
-    """Run one case and say how it ended."""
+def run_area(area: Area, draw: Draw) -> Outcome:
+    """Run one case and return its outcome."""
     kind: Kind = "ok"
     detail = ""
     try:
@@ -114,13 +114,13 @@ def carry_out(area: Area, draw: Draw) -> Outcome:
         problem = unclear(detail)
         if problem:
             kind, detail = "wrong", f"{problem}: {detail!r}"
-    except BaseException as error:  # whatever it is, it is what the fuzzer is there to find
+    except BaseException as error:  # any other exception is a finding
         kind, detail = "traceback", f"{type(error).__name__}: {_first_line(error)} ({where(error)})"
     return Outcome(kind, "; ".join(draw.notes), detail, draw.maps)
 
 
 def unclear(message: str) -> str | None:
-    """What is wrong with an error message, if it is not one clear line."""
+    """Why an error message is not one clear line; ``None`` if it is."""
     if not message.strip():
         return "an error without a message"
     if "\n" in message.strip():
@@ -131,7 +131,7 @@ def unclear(message: str) -> str | None:
 
 
 def where(error: BaseException) -> str:
-    """The last place of the package that an exception came through, which names the root of many failures."""
+    """The innermost frame of the package in an exception's traceback, as file, line and function."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if "/headwater/" in f.filename] or list(frames)
     last = ours[-1] if ours else None

@@ -1,4 +1,4 @@
-"""What may happen to a network between two calls: every way of changing weights, attributes and code."""
+"""Changes to a network between two calls: of its weights, attributes, layers and code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fuzz.case import Draw
 from fuzz.generated import Generated, Step
 
 Change = Callable[[Draw, Generated], bool]
-"""Changes the network; false where it has nothing to change in this way."""
+"""Changes the network; returns false where this change does not apply to it."""
 
 
 class Doubled(nn.Module):
@@ -24,7 +24,7 @@ class Doubled(nn.Module):
 
 
 def change(draw: Draw, model: Generated) -> str:
-    """Change the network in a random way and say which."""
+    """Change the network in a random way and return the change's name."""
     for _ in range(50):
         name = draw.one(tuple(CHANGES))
         if CHANGES[name](draw, model):

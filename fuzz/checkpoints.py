@@ -1,4 +1,4 @@
-"""Checkpoints and run folders: damaged, of other shapes and dtypes, with keys that do not belong, or with code."""
+"""Checkpoints and run folders: damaged, with other shapes and dtypes, with unexpected keys, or with code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ State = dict[Any, Any]
 
 
 class Payload:
-    """A pickle that makes a file where it is loaded, as code in a checkpoint could do anything."""
+    """A pickle that creates a file when it is loaded: code in a checkpoint that must never run."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -40,7 +40,7 @@ class Payload:
 
 
 def checkpoints(draw: Draw) -> None:
-    """A state dict, changed or not, in a file or a run folder: its own tensors come back, or it is refused."""
+    """A state dict, changed or not, in a file or a run folder: it is loaded unchanged, or refused."""
     area = draw.one((_small, _small, _small, _network, _run, _run))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -58,7 +58,10 @@ def _small(draw: Draw) -> None:
     state = _changed(draw, state) if draw.chance(0.6) else state
     path, content, intact = _stored(draw, state)
     got = read_checkpoint(write(path, content))
-    must(got and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in got.items()), "it is no state dict")
+    must(
+        got and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in got.items()),
+        "the result is no state dict",
+    )
     if not intact:
         return
     wanted = {**state}
@@ -157,7 +160,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _changed(draw: Draw, state: State) -> State:
-    """The state dict with one or two things that do not belong."""
+    """The state dict with one or two changes."""
     state = dict(state)
     for _ in range(draw.whole(1, 2)):
         tensors = [k for k, v in state.items() if isinstance(v, Tensor) and v.is_floating_point() and v.ndim]
@@ -216,7 +219,7 @@ _CHANGES: dict[str, Any] = {
 
 
 def _stored(draw: Draw, state: State) -> tuple[Path, bytes, bool]:
-    """A file of the state dict, and whether it holds just that."""
+    """Path and bytes of a file with the state dict, and whether the file is intact."""
     kind = draw.one(("pth", "pth", "pt", "ckpt", "safetensors", "safetensors"))
     draw.note(kind)
     content = b""
@@ -225,7 +228,7 @@ def _stored(draw: Draw, state: State) -> tuple[Path, bytes, bool]:
         try:
             content = to_safetensors({str(k): v.contiguous() for k, v in state.items()})
             intact = all(isinstance(k, str) for k in state)
-        except Exception:  # what the format cannot hold is written as a pickle under the wrong name
+        except Exception:  # written as a pickle under the wrong name instead
             draw.note("a pickle called safetensors")
             kind, content = "safetensors", b""
     if not content:
@@ -272,7 +275,7 @@ def _stored(draw: Draw, state: State) -> tuple[Path, bytes, bool]:
 
 
 def _check_loaded(draw: Draw, model: nn.Module, state: dict[str, Tensor], trusted: bool) -> None:
-    """The model holds the file's tensors, and what it is good for is explained or refused, never guessed."""
+    """The model holds the file's tensors and a valid card, and it can be explained."""
     inside = model.state_dict()
     for name, tensor in inside.items():
         if name in state:

@@ -1,4 +1,4 @@
-"""Random networks: chains with joins, gates, attention and concatenation, in every spelling, from a list of steps."""
+"""Random networks: chains with joins, gates, attention and concatenation in several notations, as lists of steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fuzz.case import Draw
 
 COUPLED = ("minus mean", "over deviation", "flip batch", "roll batch", "batch statistics", "softmax over batch")
 RANDOM = ("dropout", "noise")
-"""Steps that make a network unfit: the images of a batch change each other, or two forwards differ."""
+"""Steps that no explanation is valid for: images of a batch influence each other, or two forward passes differ."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": functional.relu,
@@ -195,7 +195,7 @@ def _conv(draw: Draw, model: Generated, shapes: list[tuple[int, int]], out: int)
 
 
 def _grow(draw: Draw, model: Generated, shapes: list[tuple[int, int]]) -> None:
-    """One more step, or two, on the last value."""
+    """Append one or two steps to the last value."""
     last = len(shapes) - 1
     channels, side = shapes[-1]
     like = [k for k in range(1, last) if shapes[k] == shapes[-1]]
@@ -291,7 +291,7 @@ _KINDS = (
 
 
 def _settle(model: nn.Module) -> None:
-    """Normalisation statistics as after some training."""
+    """Random normalisation statistics, as if trained."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None and module.running_var is not None

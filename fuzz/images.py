@@ -36,15 +36,15 @@ _SUFFIX = {"jpeg": "jpg", "tiff": "tif"}
 
 @dataclass(frozen=True)
 class File:
-    """An image file, and what reading it must give.
+    """An image file and the expected result of reading it.
 
     Attributes:
         content: its bytes.
         format: as Pillow calls it, in lower case.
         size: width and height, upright.
-        expected: the image ``(H, W, 3)``, uint8; ``None`` where the format loses something.
-        refused: why it must be refused, if it must.
-        slack: how far a value may be off, for conversions that may be rounded either way.
+        expected: the image ``(H, W, 3)``, uint8; ``None`` where the format is lossy.
+        refused: why it must be refused; empty if it must be read.
+        slack: largest allowed difference of a value, for conversions that may round either way.
     """
 
     content: bytes
@@ -146,7 +146,7 @@ def _size(draw: Draw) -> tuple[int, int]:
 
 
 def _content(draw: Draw, mode: str, width: int, height: int) -> tuple[Image.Image, np.ndarray, int]:
-    """A random image, what it looks like on white, and by how much conversions may differ."""
+    """A random image, its expected RGB values on white, and how much conversions may differ."""
     shape = (height, width)
     if mode in ("1", "L"):
         grey = draw.rng.integers(0, 256, shape, dtype=np.uint8)
@@ -178,11 +178,16 @@ def _content(draw: Draw, mode: str, width: int, height: int) -> tuple[Image.Imag
 
 
 def _deep(draw: Draw, mode: str, image: Image.Image, kind: str) -> tuple[Image.Image, np.ndarray, str, dict[str, Any]]:
-    """32 bits a value: floats are from 0 to 1, whole numbers say nothing about white."""
+    """32 bits per value: floats must be in [0, 1]; whole numbers are refused, since their white is unknown."""
     shape = (image.height, image.width)
     if mode == "I":
         whole = draw.rng.integers(0, draw.one((2, 256, 65536, 2**31 - 1)), shape, dtype=np.int32)
-        return Image.fromarray(whole), np.zeros((*shape, 3), np.uint8), "whole numbers of 32 bits say no white", {}
+        return (
+            Image.fromarray(whole),
+            np.zeros((*shape, 3), np.uint8),
+            "the white of 32-bit integers is unknown",
+            {},
+        )
     values = draw.rng.random(shape).astype(np.float32)
     kind = draw.one(("unit", "unit", "large", "negative", "nan", "inf"))
     draw.note(f"floats: {kind}")
@@ -223,7 +228,7 @@ def _grey(values: np.ndarray) -> np.ndarray:
 
 
 def _no_file(draw: Draw) -> None:
-    """Something that is no file of an image at all."""
+    """A path that is not an image file."""
     path = draw.folder / "image.png"
     kind = draw.one(("folder", "missing", "dangling link", "loop", "pipe", "device", "NUL", "text", "unreadable"))
     draw.note(f"no file: {kind}")
@@ -249,7 +254,7 @@ def _no_file(draw: Draw) -> None:
 
 
 def _explain(draw: Draw, path: Path) -> None:
-    """From the file to the map, and to its files, compared with a fresh explanation of the same pixels."""
+    """Explain the file, save the result, and compare map and files with a fresh explanation of the same pixels."""
     model = kept_residual()
     (result,) = explain_files([path], model)
     if isinstance(result, HeadwaterError):

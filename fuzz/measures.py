@@ -1,4 +1,4 @@
-"""Maps and measures: quantization, regions and curves against plain loops, and arguments that fit nothing."""
+"""Maps and measures: quantization, regions and curves against plain loops, and arguments of the wrong kind."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _DTYPES = (torch.float32, torch.float32, torch.float64, torch.float16, torch.bfl
 
 
 def measures(draw: Draw) -> None:
-    """One measure or operation on maps, on an input that fits or does not."""
-    draw.one((_quantization, _regions, _curves, _curves, _objects, _unfit))(draw)
+    """One measure or operation on maps, on a valid or an invalid input."""
+    draw.one((_quantization, _regions, _curves, _curves, _objects, _invalid))(draw)
 
 
 def _maps(draw: Draw, most: int = 12) -> Tensor:
@@ -244,7 +244,7 @@ def _objects(draw: Draw) -> None:
             must(abs(float(results[name][k]) - value) < 1e-6, f"{name} is {float(results[name][k])}, not {value}")
     index = gini(maps)
     must(((index > -1e-9) & (index < 1 + 1e-9)).all(), f"gini {index.tolist()}")
-    correlation = rank_correlation(maps, maps)
+    correlation = rank_correlation(maps.flatten(1), maps.flatten(1))
     must(correlation.isfinite().all() and (correlation <= 1 + 1e-9).all(), f"correlation {correlation.tolist()}")
     draw.maps += len(maps)
 
@@ -281,8 +281,8 @@ _ODD: tuple[Any, ...] = (
 )
 
 
-def _unfit(draw: Draw) -> None:
-    """One argument of a call that fits is something else: an error in words, or finite numbers."""
+def _invalid(draw: Draw) -> None:
+    """A valid call with one argument replaced: it must give a clear error or finite numbers."""
     model, x, maps = _Small(3), torch.randn(2, 3, 4, 4), torch.rand(2, 4, 4)
     mask = maps > 0.1
     if draw.chance(0.4):

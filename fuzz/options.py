@@ -1,4 +1,4 @@
-"""The command line: every option of every command, read off the commands themselves, with values of all kinds."""
+"""The command line: every option of every command, taken from the commands themselves, with values of all kinds."""
 
 from __future__ import annotations
 
@@ -79,15 +79,15 @@ _GOOD: dict[str, tuple[str, ...]] = {
     "test_split": ("val", "test"),
     "workers": ("0", "1"),
 }
-"""Values that mean something, by parameter; parameters that are not listed get words alone."""
+"""Meaningful values by parameter; other parameters get random words."""
 
 _EXPENSIVE = {"train": 0.02, "reproduce": 0.1, "evaluate": 0.3}
-"""How often these commands get data that they can use."""
+"""Probability that these commands get usable data."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a command left: its status (negative: the signal that ended it) and what it said."""
+    """How a command ended: its status (negative: the signal that ended it) and its output."""
 
     status: int
     stdout: str
@@ -105,9 +105,9 @@ def options(draw: Draw) -> None:
     done = run(arguments, draw.folder, stream)
     _check_streams(done)
     if done.status != 0:
-        if stream == "closed" and not done.stderr.strip():  # whoever closed it knows; so does the status
+        if stream == "closed" and not done.stderr.strip():  # nobody reads the stream, and the status says it
             raise HeadwaterError("standard output was closed")
-        must(done.stderr.strip(), f"status {done.status} and nothing on stderr")
+        must(done.stderr.strip(), f"status {done.status} without a message on stderr")
         raise HeadwaterError(_complaint(done.stderr))
     if command == "explain" and "--help" not in arguments:
         _check_maps(draw, arguments)
@@ -124,7 +124,7 @@ def _check_streams(done: Finished) -> None:
 
 
 def _complaint(stderr: str) -> str:
-    """The first line that says what was wrong."""
+    """The first line of standard error that names the error."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     return next((line for line in lines if "rror:" in line), lines[-1])
 
@@ -174,7 +174,7 @@ def _arguments(draw: Draw) -> tuple[str, list[str]]:
 
 
 def _furnish(folder: Path) -> None:
-    """Images, data, weights and a run folder to name."""
+    """Write the images, data, weights and the run folder that options can name."""
     for k, name in enumerate(("a.png", "b.png", "sub/a.png")):
         write(folder / name, photo(k, (40, 30)))
     stream = io.BytesIO()
@@ -269,7 +269,7 @@ def _ended(child: int) -> int | None:
 
 
 def _in_child(arguments: list[str], cwd: Path, streams: tuple[Path, Path], stdout: str) -> int:
-    """As the interpreter would do it: arguments, streams, ``main``, and the status that comes of it."""
+    """Run ``main`` as the interpreter would, with its arguments and streams, and return the exit status."""
     os.chdir(cwd)
     os.environ.update(_OFFLINE, HOME=str(cwd), TORCH_HOME=str(cwd / "torch"), XDG_CACHE_HOME=str(cwd / "cache"))
     torch.hub.set_dir(str(cwd / "torch"))

@@ -1,4 +1,4 @@
-"""Imported once by the server that processes are forked from: everything that a case needs."""
+"""Everything that a case needs, imported once by the server that worker processes are forked from."""
 
 import importlib
 import os

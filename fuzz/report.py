@@ -1,4 +1,4 @@
-"""What came of it, as a page of the documentation."""
+"""The report of a fuzzing run, as a page of the documentation."""
 
 from __future__ import annotations
 
@@ -15,36 +15,32 @@ import torchvision
 import headwater as hw
 from fuzz.case import KINDS, Outcome
 from fuzz.runner import Case
+from headwater.report.tabular import Table
 
 Result = tuple[Case, Outcome]
 
 
 def command(case: Case, seed: int) -> str:
-    """What replays a case."""
+    """The command that replays a case."""
     return f"python -m fuzz --area {case.area} --case {case.number} --seed {seed}"
 
 
 def line(case: Case, outcome: Outcome, seed: int) -> str:
-    """A failure and how to see it again."""
+    """A failure and the command that replays it."""
     return f"{outcome.kind}: {outcome.detail} [{outcome.what}]\n    {command(case, seed)}"
 
 
 def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int) -> str:
-    """The page: how many inputs ended how, what was compared, every failure, and where it was run."""
+    """The page: outcomes per area, what was compared, every failure, versions and machine."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     maps: Counter[str] = Counter()
     for case, outcome in results:
         counts[case.area][outcome.kind] += 1
         maps[case.area] += outcome.maps
     failures = sorted((r for r in results if r[1].failed), key=lambda r: (r[0].area, r[0].number))
-    rows = [
-        f"| {area} | {sum(of.values())} | {' | '.join(str(of[kind]) for kind in KINDS)} | {maps[area]} |"
-        for area, of in counts.items()
-    ]
     total: Counter[str] = sum(counts.values(), Counter())
-    rows.append(
-        f"| **all** | {len(results)} | {' | '.join(str(total[kind]) for kind in KINDS)} | {sum(maps.values())} |"
-    )
+    rows = [(area, sum(of.values()), *(of[kind] for kind in KINDS), maps[area]) for area, of in counts.items()]
+    rows.append(("**all**", len(results), *(total[kind] for kind in KINDS), sum(maps.values())))
     versions = {
         "headwater": hw.__version__,
         "torch": torch.__version__,
@@ -58,20 +54,16 @@ def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int)
         [
             "# Fuzzing",
             "",
-            "Written by `make fuzz`. Random and broken inputs, each of which must end in a right map or table (`ok`)",
-            "or in one clear line (`refused`). `wrong` is a result that differs from a fresh explanation or from the",
-            "fuzzer's own computation, a file that was lost, or a message of several lines.",
+            "Written by `make fuzz`. Random and broken inputs, each of which must give a correct map or table (`ok`)",
+            "or one clear error message (`refused`). `wrong` is a result that differs from a fresh explanation or from",
+            "the fuzzer's own computation, a file that was lost, or a message of several lines.",
             "",
             f"{len(results):,} inputs, seed {seed}; {sum(maps.values()):,} maps, measures and rows compared; "
             f"{len(failures)} failures; {seconds / 60:.1f} minutes with {workers} processes.",
             "",
-            f"| inputs | number | {' | '.join(KINDS)} | compared |",
-            f"|---|--:|{'--:|' * len(KINDS)}--:|",
-            *rows,
+            Table(("inputs", "number", *KINDS, "compared"), rows).markdown(),
             "",
-            "| inputs | what is made, and what is compared |",
-            "|---|---|",
-            *(f"| {area} | {what} |" for area, what in _WHAT.items()),
+            Table(("inputs", "what is made, and what is compared"), list(_WHAT.items()), align="ll").markdown(),
             "",
             "## Failures",
             "",
@@ -80,7 +72,7 @@ def markdown(results: Sequence[Result], seed: int, seconds: float, workers: int)
                 or ["None."]
             ),
             "",
-            "## Where",
+            "## Versions and machine",
             "",
             f"{', '.join(f'{name} {version}' for name, version in versions.items())}; {platform.system()} "
             f"{platform.machine()}, torch's kernels for {torch.backends.cpu.get_cpu_capability()}.",
@@ -99,8 +91,8 @@ _WHAT = {
         "network's tensors with the file's"
     ),
     "tables": (
-        "five layouts of data sets, tables of labels, run folders damaged before they go on; labels with what was "
-        "written, tables with those of a fresh run"
+        "five layouts of data sets, tables of labels, run folders damaged before they are resumed; labels with what "
+        "was written, tables with those of a fresh run"
     ),
     "options": (
         "every option of every command, read off the commands, with values of all kinds; status, streams, files, and "

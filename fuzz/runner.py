@@ -1,4 +1,4 @@
-"""Cases on several processes, each with a limit of time; what hangs or dies is a failure like any other."""
+"""Run cases in several processes, each with a time limit; a hang or a crash is a failure like any other."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from fuzz.case import Outcome, carry_out, draw_for
+from fuzz.case import Outcome, draw_for, run_area
 
-LIMIT = 120.0  # seconds for one case; the longest takes a tenth of that on an idle machine
-_LIFE = 400  # cases of one process, so that what is kept of traces does not pile up
+LIMIT = 120.0  # seconds per case; the slowest takes a tenth of that on an idle machine
+_LIFE = 400  # cases per process, so that cached traces do not accumulate
 _SHARES = {"images": 40, "checkpoints": 14, "tables": 14, "options": 7, "networks": 7, "measures": 18}
-"""Of 100 cases; they are chosen so that the costly areas take about as long as the cheap ones."""
+"""Cases of each area per 100, chosen so that the costly areas take about as long as the cheap ones."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Worker:
 
 
 def plan(count: int) -> list[Case]:
-    """``count`` cases, each area's share of them, spread evenly; the first of a plan are those of a smaller one."""
+    """``count`` cases with each area's share of them, interleaved; a longer plan begins with the shorter one."""
     given = dict.fromkeys(_SHARES, 0)
     cases = []
     for k in range(1, count + 1):
@@ -72,7 +72,7 @@ def run_case(case: Case, seed: int, folder: Path) -> Outcome:
     place.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     warnings.simplefilter("ignore")
-    outcome = carry_out(areas()[case.area], draw_for(seed, case.area, case.number, place))
+    outcome = run_area(areas()[case.area], draw_for(seed, case.area, case.number, place))
     shutil.rmtree(place, ignore_errors=True)
     return replace(outcome, seconds=time.monotonic() - began)
 
@@ -136,13 +136,13 @@ def run(cases: list[Case], seed: int, workers: int, limit: float = LIMIT) -> Ite
 
 
 def quiet() -> None:
-    """What libraries print of themselves is no part of the result."""
+    """Silence the logs and warnings of libraries."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
 
 
 def _serve(connection: Connection, seed: int, root: str) -> None:
-    """Work off cases until the parent is gone."""
+    """Run the cases that the parent sends until it closes the connection."""
     import torch
 
     from fuzz.options import prepare as prepare_options

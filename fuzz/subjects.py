@@ -1,4 +1,4 @@
-"""Small networks and files that the areas share."""
+"""Small networks, images and comparisons that the areas share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
 
 def residual(seed: int = 0) -> nn.Module:
-    """A small classifier with a card, always the same for a seed; torch's generator is left alone."""
+    """A small classifier with a card, the same for the same seed; torch's global generator keeps its state."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         model = Residual().eval()

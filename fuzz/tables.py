@@ -1,4 +1,4 @@
-"""Tables: lists of data sets, labels, annotations, and run folders that were damaged before the run goes on."""
+"""Tables: lists of data sets, labels, annotations, and run folders that are damaged before the run is resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SETTINGS = Settings(("random", "gradient-x-input"), samples=6, step=60, batch_s
 
 
 def tables(draw: Draw) -> None:
-    """Load a data set, read labels, or go on with a run, some file of which may be damaged."""
+    """Load a data set, read labels, or resume a run, with one of its files damaged or not."""
     draw.one((_data_set, _data_set, _data_set, _labels, _resume, _resume))(draw)
 
 
@@ -157,7 +157,7 @@ def _labels(draw: Draw) -> None:
 
 
 def _resume(draw: Draw) -> None:
-    """A finished run, one of its files damaged, is started again: the same table, or an error."""
+    """A finished run with damaged files is started again: it must give the same table or an error."""
     data, run = _finished(draw.folder.parent / "kept")
     out = draw.folder / "out"
     shutil.copytree(run, out)
@@ -213,7 +213,7 @@ def _other_json(draw: Draw, value: dict[str, Any]) -> bytes:
 
 
 def _other_rows(draw: Draw, path: Path) -> None:
-    """A readable table that is not the one that was written."""
+    """Replace a table by a readable one with other rows or columns."""
     table = pd.read_parquet(path)
     way = draw.one(("a column less", "a row less", "no rows", "rows twice", "another type", "another table", "strings"))
     draw.note(f"table: {way}")
@@ -236,7 +236,7 @@ def _other_rows(draw: Draw, path: Path) -> None:
 
 @lru_cache(maxsize=1)
 def _finished(folder: Path) -> tuple[Path, Path]:
-    """Data and the run folder of a finished evaluation, made once in each process."""
+    """Data and run folder of a finished evaluation, made once per process."""
     for k, name in enumerate(CLASSES):
         for n in range(2):
             write(folder / "data" / name / f"{n}.png", photo(2 * k + n))

@@ -1,11 +1,11 @@
-"""The fuzzer itself: it runs, it repeats, and it tells a wrong result from a refusal."""
+"""The fuzzer itself: it runs, it repeats, and it distinguishes a wrong result from a refusal."""
 
 from __future__ import annotations
 
 import pytest
 
 from fuzz import report, runner
-from fuzz.case import WrongError, carry_out, draw_for
+from fuzz.case import WrongError, draw_for, run_area
 from headwater.errors import InputError
 
 pytest.importorskip("pandas")
@@ -17,7 +17,7 @@ def results():
     return list(runner.run(runner.plan(60), SEED, workers=1))
 
 
-def test_sixty_inputs_of_all_kinds_end_in_a_right_result_or_in_one_clear_line(results):
+def test_sixty_inputs_of_all_kinds_give_a_correct_result_or_one_clear_error(results):
     assert {case.area for case, _ in results} == set(runner.areas())
     assert [report.line(case, outcome, SEED) for case, outcome in results if outcome.failed] == []
     assert sum(outcome.maps for _, outcome in results) > 10
@@ -48,15 +48,15 @@ def test_the_report_counts_every_input_and_lists_failures_with_the_command_that_
         (ZeroDivisionError("division by zero"), "traceback"),
     ],
 )
-def test_how_a_case_ended(tmp_path, raised, kind):
+def test_the_outcome_of_a_case(tmp_path, raised, kind):
     def area(draw):
         if raised is not None:
             raise raised
 
-    assert carry_out(area, draw_for(0, "images", 0, tmp_path)).kind == kind
+    assert run_area(area, draw_for(0, "images", 0, tmp_path)).kind == kind
 
 
-def test_what_hangs_or_dies_is_a_failure_and_the_run_goes_on(monkeypatch):
+def test_a_hang_or_a_crash_is_a_failure_and_the_run_goes_on(monkeypatch):
     cases = [runner.Case("no such area", 0), runner.Case("images", 0)]
     kinds = [outcome.kind for _, outcome in runner.run(cases, 0, workers=1)]
     assert kinds == ["crash", "ok"] or kinds == ["crash", "refused"]

@@ -148,7 +148,7 @@ class Structure:
         ones (a skip around a whole stage).
         """
         found: list[ResidualBlock] = []
-        for join, entry in self._entries().items():
+        for join, entry in self.entries().items():
             block = self._residual_block(join, entry) if "skip" in self.branches(join) else None
             if block is None:
                 continue
@@ -158,7 +158,7 @@ class Structure:
                 found = [*(other for other in found if other not in touched), block]
         return tuple(found)
 
-    def _entries(self) -> dict[str, str]:
+    def entries(self) -> dict[str, str]:
         """For each join the last value that every path to it crosses: its immediate dominator."""
         above: dict[str, str] = {}
         depth = {self.graph.input: 0}

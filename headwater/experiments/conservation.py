@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,7 @@ from headwater.engine.structure import Structure, layers_of
 from headwater.errors import InputError
 from headwater.models import network_input
 from headwater.report.images import as_png
+from headwater.report.tabular import Table
 
 PLACES = ("the image", "the first block", "the last block")
 
@@ -29,7 +28,7 @@ class CutSums:
 
     Attributes:
         composite: its name.
-        probability: what each sweep began with, ``(N,)``.
+        probability: relevance that each sweep began with, ``(N,)``.
         sums: relevance at the image, at the first block's input and at the last block's, ``(N, 3)``.
     """
 
@@ -39,22 +38,25 @@ class CutSums:
 
     @property
     def kept(self) -> Tensor:
-        """Part of the probability that is there, ``(N, 3)``."""
+        """Part of the probability that arrives at each place, ``(N, 3)``."""
         return self.sums / self.probability[:, None]
 
 
 def block_inputs(graph: Graph) -> tuple[str, str]:
-    """The values that enter the first and the last residual block: the last cuts before the first and the last join.
+    """The cuts at which relevance enters the first and the last block, that is what leads to a join.
+
+    That is the value that the join's branches share, or the last cut before it where the block is inside a larger one.
 
     Raises:
         InputError: the network has no join.
     """
-    order = {operation.name: k for k, operation in enumerate(graph.operations)}
-    joins = [order[name] for name in Structure(graph, layers_of(graph)).joins]
-    if not joins:
-        raise InputError("the network has no residual block")
-    cuts = graph.cuts()
-    first, last = ([c for c in cuts if order.get(c, -1) < join][-1] for join in (joins[0], joins[-1]))
+    structure = Structure(graph, layers_of(graph))
+    entries = list(structure.entries().values())
+    if not entries:
+        raise InputError("the network has no residual block; this figure is about networks with skip connections")
+    first, last = (
+        [cut for cut in graph.cuts() if structure.comes_from(entry, cut)][-1] for entry in (entries[0], entries[-1])
+    )
     return first, last
 
 
@@ -112,20 +114,19 @@ def conservation_figure(results: Sequence[CutSums]) -> bytes:
 
 def conservation_csv(results: Sequence[CutSums], images: Sequence[LabelledImage]) -> str:
     """One line per composite and image."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("composite", "image", "probability", *PLACES))
-    for result in results:
-        for image, p, sums in zip(images, result.probability.tolist(), result.sums.tolist(), strict=True):
-            writer.writerow((result.composite, image.name, p, *sums))
-    return stream.getvalue()
+    rows = [
+        (result.composite, image.name, probability, *sums)
+        for result in results
+        for image, probability, sums in zip(images, result.probability.tolist(), result.sums.tolist(), strict=True)
+    ]
+    return Table(("composite", "image", "probability", *PLACES), rows).csv()
 
 
 def conservation_markdown(results: Sequence[CutSums]) -> str:
-    """The part that is kept at each place, and the worst relative error."""
-    head = ["composite", *(f"kept at {place}" for place in PLACES), "worst error"]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * 4]
+    """Mean part of the probability at each place, and the worst relative error, as Markdown."""
+    columns = ("composite", *(f"kept at {place}" for place in PLACES), "worst error")
+    rows = []
     for result in results:
-        kept = [f"{v:.4f}" for v in result.kept.mean(0).tolist()]
-        lines.append(f"| `{result.composite}` | {' | '.join(kept)} | {(result.kept - 1).abs().max().item():.1e} |")
-    return "\n".join(lines)
+        kept = [f"{part:.4f}" for part in result.kept.mean(0).tolist()]
+        rows.append((f"`{result.composite}`", *kept, f"{(result.kept - 1).abs().max().item():.1e}"))
+    return Table(columns, rows).markdown()

@@ -1,4 +1,4 @@
-"""What an experiment is: it is asked with images, networks and settings, and answers with a report's body and files."""
+"""What an experiment is: given images, networks and settings, it returns the body of a report and files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment gave: the body of its report, the files that it wrote, and the number of images."""
+    """Result of an experiment: the body of its report, the files that it wrote, and the number of images."""
 
     body: str
     files: Sequence[Path]
@@ -76,7 +76,7 @@ class Experiment(ABC):
     def images(
         self, data: str | Path | LabelledImages, models: Sequence[nn.Module], settings: Settings
     ) -> tuple[LabelledImages, str]:
-        """The images with the first network's labels, and where those come from, in words.
+        """The images with the first network's labels, and the source of the labels as text.
 
         Raises:
             InputError: the labels that were asked for do not suit this experiment.

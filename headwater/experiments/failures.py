@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +20,7 @@ from headwater.metrics.failures import Failure, attended_area, failure_kinds
 from headwater.metrics.localisation import relevance_mass
 from headwater.models import card_of, network_input
 from headwater.report.sheet import contact_sheet
+from headwater.report.tabular import Cell, Table
 
 if TYPE_CHECKING:
     import pandas
@@ -36,7 +35,7 @@ class FailedImage:
     Attributes:
         image: which.
         id: its ID score.
-        photo: what the network saw, and ``shown`` the map over it, RGB arrays.
+        photo: what the network saw; ``shown``: the same with the map laid over it; both RGB ``(H, W, 3)``, uint8.
         mass: positive relevance in the box, in [0, 1]; ``None`` without a box.
         attended: attended area, part of the image.
         box: area of the box, part of the image; ``None`` without a box.
@@ -66,27 +65,24 @@ class ErrorAnalysis:
         """Counts beside the printed ones."""
         counts = Counter(w.kind for w in self.worst)
         p = PUBLISHED_FAILURES
-        lines = [
-            "| | printed, ImageNet | measured |",
-            "|---|--:|--:|",
-            f"| failed: ID not above {self.threshold} | {p['failed']} of {p['of']} | {self.failed} of {self.of} |",
-            f"| looked at | 100 | {len(self.worst)} |",
+        rows: list[tuple[Cell, ...]] = [
+            (f"failed: ID not above {self.threshold}", f"{p['failed']} of {p['of']}", f"{self.failed} of {self.of}"),
+            ("looked at", 100, len(self.worst)),
         ]
         if counts[None] < len(self.worst):
-            lines += [f"| {kind}: {text} | {p[kind]} | {counts[kind]} |" for kind, text in KINDS.items()]
+            rows += [(f"{kind}: {text}", p[kind], counts[kind]) for kind, text in KINDS.items()]
         if counts[None]:
-            lines.append(f"| without a box: yours to sort, see `failures.csv` | | {counts[None]} |")
-        return "\n".join(lines)
+            rows.append(("without a box: yours to sort, see `failures.csv`", None, counts[None]))
+        return Table(("", "printed, ImageNet", "measured"), rows).markdown()
 
     def csv(self) -> str:
         """One line per image; ``kind`` is empty for the reader to fill in where there is no box."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("image", "label", "id", "mass_in_box", "attended_area", "box_area", "kind"))
+        rows: list[tuple[Cell, ...]] = []
         for w in self.worst:
-            numbers = ("" if v is None else f"{v:.6f}" for v in (w.id, w.mass, w.attended, w.box))
-            writer.writerow((w.image.name, w.image.label, *numbers, w.kind or ""))
-        return stream.getvalue()
+            numbers = (None if value is None else f"{value:.6f}" for value in (w.id, w.mass, w.attended, w.box))
+            rows.append((w.image.name, w.image.label, *numbers, w.kind))
+        columns = ("image", "label", "id", "mass_in_box", "attended_area", "box_area", "kind")
+        return Table(columns, rows).csv()
 
     def sheet(self, columns: int = 5) -> bytes:
         """Photo and map of each, as PNG; with a box to tick where there is no kind."""
@@ -123,7 +119,7 @@ def analyse_errors(
     measure: str = "id_published",
     batch_size: int = 8,
 ) -> ErrorAnalysis:
-    """Look at the ``count`` lowest ID scores among those not above ``threshold``.
+    """Sort the ``count`` lowest ID scores among those not above ``threshold``.
 
     Args:
         model: the network.
@@ -131,7 +127,7 @@ def analyse_errors(
         table: rows of :func:`headwater.evaluate`.
         images: the data set that the rows are of; their labels are the rows'.
         threshold: an explanation fails when its ID is not above it.
-        count: images to look at.
+        count: failed images to sort.
         measure: column of the table.
         batch_size: images at a time.
     """

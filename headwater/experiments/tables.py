@@ -16,6 +16,7 @@ from headwater.experiments.published import CUB, IMAGENET, Numbers, Row, TableEx
 from headwater.methods import is_baseline
 from headwater.report.accuracy import Accuracy
 from headwater.report.tables import SummaryTable
+from headwater.report.tabular import Table
 
 if TYPE_CHECKING:
     import pandas
@@ -31,8 +32,8 @@ class MeasuredTable:
         experiment: what it is.
         summary: over images for one network, over networks for several.
         accuracy: part of the images that each method's networks predict right; empty where labels are predictions.
-        networks: on how many networks each method was measured; methods that have none are missing.
-        labels: what is to be said of the labels: that they are predictions, or networks that seem to guess.
+        networks: number of networks that each method was measured on; methods without a network are missing.
+        labels: note on the labels: that they are predictions, or that accuracy is near chance.
     """
 
     experiment: TableExperiment
@@ -45,8 +46,8 @@ class MeasuredTable:
         """Printed numbers and measured ones side by side, in percent: insertion / deletion / **ID**."""
         printed = [d for d in (IMAGENET, CUB) if any(d in row.published for row in self.experiment.rows)]
         protocols = [m.removeprefix("id_") for m in self.summary.measures if m.startswith("id_")]
-        head = ["", "method", *(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), "accuracy"]
-        lines = ["| " + " | ".join(head) + " |", "|---|---|" + "--:|" * (len(head) - 2)]
+        numbers = [*(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), "accuracy"]
+        rows = []
         for row in self.experiment.rows:
             cells = [row.label, f"`{row.method}`", *(_printed(row.published.get(d)) for d in printed)]
             if row.method in self.networks:
@@ -54,8 +55,9 @@ class MeasuredTable:
                 cells.append(f"{self.accuracy[row.method]:.1%}" if row.method in self.accuracy else "")
             else:
                 cells += ["no network given"] * len(protocols) + [""]
-            lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join([*lines, "", self._note()])
+            rows.append(cells)
+        table = Table(("", "method", *numbers), rows, align="ll" + "r" * len(numbers))
+        return f"{table.markdown()}\n\n{self._note()}"
 
     def _measured(self, row: Row, protocol: str) -> str:
         cells = [self.summary.cells[row.method, f"{measure}_{protocol}"] for measure in _MEASURES]

@@ -1,4 +1,4 @@
-"""Why an explanation fails: too small an area, too large a one, or another one."""
+"""Kinds of failed explanations: the attended area is too small, too large, or elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Failure = Literal["IA", "OA", "WA"]
 
 
 def attended_area(heatmap: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
-    r"""How many pixels a map attends to, as a part of the map: its effective area.
+    r"""Effective number of pixels that a map attends to, as a part of the map's area.
 
     .. math:: A = \frac{1}{n} \frac{\left(\sum_i R_i^+\right)^2}{\sum_i (R_i^+)^2}
 
@@ -48,7 +48,7 @@ def failure_kinds(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]
 
     Args:
         heatmap: maps ``(N, H, W)``.
-        mask: where the object is, ``(N, H, W)``, not zero inside.
+        mask: where the object is, ``(N, H, W)``, nonzero inside.
 
     Raises:
         InputError: shapes that do not fit, a map that is not finite, an empty mask.

@@ -79,16 +79,16 @@ def insertion_deletion(
     Args:
         model: maps images to logits ``(N, K)``; it is not changed, and runs as in eval mode.
         x: images ``(N, C, H, W)``, normalised as the network expects.
-        heatmap: one map an image ``(N, h, w)``; a map smaller than the image is enlarged bilinearly, pixel centres
+        heatmap: one map per image ``(N, h, w)``; a map smaller than the image is enlarged bilinearly, pixel centres
             aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
-        label: class whose probability is followed, one or ``(N,)``; the protocol wants the true one.
+        label: class whose probability is followed, one or ``(N,)``; the true one in the papers' protocol.
         protocol: see above.
         step: pixels between two points, at least 1 and fewer than the image has.
-        baseline: what takes the place of missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
+        baseline: replacement for missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
             it), ``"blur"`` (the image, blurred by a Gaussian of a tenth of its side), or images shaped as ``x``.
         mean: of each channel in the network's normalisation, for ``"black"``.
         std: likewise.
-        resolution: rank cells of a grid of so many rows and columns instead of pixels; ``step`` then counts cells.
+        resolution: rank the cells of a grid of (rows, columns) instead of pixels; ``step`` then counts cells.
         batch_size: images at a time in the network.
         seed: of the random order of ties.
 
@@ -116,11 +116,13 @@ def insertion_deletion(
         labels = check_classes(label, "label", len(x), x.device).expand(len(x))
         curves = _curves(network, x, missing, rank, counts, labels, batch_size)
     fraction = counts.to(torch.promote_types(x.dtype, torch.float32)) / rank[0].numel()
-    widths = fraction.diff() if protocol == "budget" else torch.full_like(fraction[:, 1:], 1 / (counts.shape[1] - 1))
     insertion, deletion = curves
 
     def area(curve: Tensor) -> Tensor:
-        return ((curve[:, 1:] + curve[:, :-1]) / 2 * widths).sum(1)
+        curve = curve.to(fraction.dtype)
+        if protocol == "budget":
+            return torch.trapezoid(curve, fraction)
+        return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1))
 
     return InsertionDeletion(area(insertion), area(deletion), insertion, deletion, fraction, protocol)
 
@@ -153,7 +155,7 @@ def _counts(ordered: Tensor, protocol: Protocol, step: int) -> Tensor:
 
 
 def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """What stands where pixels are missing, shaped as ``x``."""
+    """The image that replaces missing pixels, shaped as ``x``."""
     if isinstance(baseline, Tensor):
         if baseline.shape != x.shape:
             raise InputError(f"baseline is {tuple(baseline.shape)}, the images are {tuple(x.shape)}")
@@ -177,14 +179,12 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
 
 def _blurred(x: Tensor) -> Tensor:
     """Gaussian blur, its deviation a tenth of the shorter side, the border repeated."""
+    from scipy.ndimage import gaussian_filter
+
     sigma = min(x.shape[2:]) / 10
-    radius = math.ceil(3 * sigma)
-    offsets = torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype)
-    kernel = torch.exp(-((offsets / sigma) ** 2) / 2)
-    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
-    padded = functional.pad(x, (radius,) * 4, mode="replicate")
-    rows = functional.conv2d(padded, kernel[:, :, None], groups=x.shape[1])
-    return functional.conv2d(rows, kernel[..., None], groups=x.shape[1])
+    values = x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy()
+    blurred = gaussian_filter(values, sigma, mode="nearest", radius=math.ceil(3 * sigma), axes=(2, 3))
+    return torch.from_numpy(blurred).to(x)
 
 
 def _curves(
@@ -237,7 +237,7 @@ def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int
     if step >= pixels:
         raise InputError(f"a step of {step} leaves no curve on images of {pixels} pixels (or cells); take fewer")
     if len(x) != len(heatmap):
-        raise InputError(f"there must be one map an image, got {len(heatmap)} maps for {len(x)} images")
+        raise InputError(f"there must be one map per image, got {len(heatmap)} maps for {len(x)} images")
     if heatmap.shape[1] > x.shape[2] or heatmap.shape[2] > x.shape[3]:
         raise InputError(
             f"maps of {tuple(heatmap.shape[1:])} are larger than the images {tuple(x.shape[2:])}; reduce them first"

@@ -1,4 +1,4 @@
-"""Whether relevance lies on the object, where boxes or masks say what the object is."""
+"""Whether relevance lies on the object, given by boxes or masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pointing_game(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]
 
     Args:
         heatmap: maps ``(N, h, w)``; smaller ones than the mask are enlarged bilinearly.
-        mask: where the object is, ``(N, H, W)``, not zero inside.
+        mask: where the object is, ``(N, H, W)``, nonzero inside.
 
     Returns:
         ``(N,)``, in [0, 1].

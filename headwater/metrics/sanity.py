@@ -1,4 +1,4 @@
-"""Does a map depend on what the network has learned? Randomise the network layer by layer and see."""
+"""Randomisation test: does a map depend on what the network has learned?"""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def randomisation(
         model: the trained network; it is copied, not changed.
         make_method: makes a method for a network, for example ``lambda m: headwater.load_method("gradcam", m)``.
         x: images ``(N, C, H, W)``.
-        target: class to explain, one or ``(N,)``; kept while the network changes.
+        target: class to explain, one or ``(N,)``; it stays the same while the network changes.
         comparisons: how often the maps are compared: after evenly many further layers, and after the last.
         seed: of the random weights.
 

@@ -65,7 +65,7 @@ def paired_p_values(values: Mapping[str, Sequence[float]], reference: str) -> di
     if reference not in values:
         raise InputError(f"{reference!r} is not among {', '.join(values)}")
     if len({len(v) for v in values.values()}) != 1:
-        raise InputError("every method needs one value for each image")
+        raise InputError("every method needs one value per image, in the same order")
     raw: dict[str, float] = {}
     for method, mine in values.items():
         if method == reference:

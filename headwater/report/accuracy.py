@@ -1,4 +1,4 @@
-"""How often the network was right, which says whether the labels are those of its classes."""
+"""Accuracy of the network, which shows whether the labels are those of its classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas
 
 PREDICTED_LABELS = "Labels are the network's own predictions."
-_FEW = 5  # images; with fewer the test says nothing
+_FEW = 5  # images; with fewer the test has no power
 _SOURCES = {"names": "labels matched by name", "positions": "labels by position", "given": "labels as given"}
 
 
@@ -38,7 +38,7 @@ class Accuracy:
 
     @classmethod
     def of(cls, table: pandas.DataFrame) -> Accuracy | None:
-        """From the rows of :func:`headwater.evaluate` of one network; ``None`` where they do not tell."""
+        """From the rows of :func:`headwater.evaluate` of one network; ``None`` where columns are missing."""
         if not {"predicted", "label", "label_source", "classes"} <= set(table):
             return None
         rows = table[table["error"].isna()].drop_duplicates("image")

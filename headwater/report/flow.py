@@ -1,4 +1,4 @@
-"""The river image of a network: at every join, how much relevance took the skip and how much the branch."""
+"""Flow figure of a network: at every join, how much relevance took the skip and how much the branch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headwater.errors import InputError
 from headwater.report.images import as_png
 
 _PER_ROW = 16
-_COLOURS = {"skip": "#2a7fb8", "branch": "#e08a2e", "river": "#8fa3ad"}
+_COLOURS = {"skip": "#2a7fb8", "branch": "#e08a2e", "trunk": "#8fa3ad"}
 
 
 def flow_figure(flow: Flow, title: str = "") -> bytes:
@@ -47,10 +47,10 @@ def flow_figure(flow: Flow, title: str = "") -> bytes:
 
 
 def _fork(axis: Axes, position: int, join: JoinFlow, largest: float) -> None:
-    """One join: the river parts at the left, where the branches begin, and is one again at the right, at the sum."""
+    """One join: the ribbon splits at the left, where the branches begin, and merges at the right, at the sum."""
     parts = join.relevance.mean(0).double().cpu().numpy()
     total = parts.sum()
-    # Skips on top; thickness of the ribbons, all of the river's together.
+    # Skips on top; thickness of the ribbons, their sum is the join's.
     order = sorted(range(len(parts)), key=lambda k: join.branches[k] != "skip")
     width = 0.8 * total / largest
     x = np.linspace(0, 1, 60)
@@ -68,6 +68,6 @@ def _fork(axis: Axes, position: int, join: JoinFlow, largest: float) -> None:
         top -= thickness
     for start, length in ((0.0, 0.12), (0.88, 0.12)):
         axis.fill_between(
-            [position + start, position + start + length], width / 2, -width / 2, color=_COLOURS["river"], lw=0
+            [position + start, position + start + length], width / 2, -width / 2, color=_COLOURS["trunk"], lw=0
         )
     axis.text(position + 0.5, -1.2, join.module or "(model)", ha="center", va="bottom", fontsize=6, color="0.35")

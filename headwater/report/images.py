@@ -1,4 +1,4 @@
-"""Images that a paper could print: the photo, its map, and the map laid over the photo."""
+"""Figures for publication: the photo, its map, and the map laid over the photo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from headwater.errors import InputError
 Sign = Literal["auto", "positive", "absolute", "signed"]
 
 _LONGEST_PANEL = 3.0
-"""Panels of a figure are at most so many times as long as they are wide, or the reverse."""
+"""Largest ratio of the sides of a panel."""
 _DPI = 150
 _CHUNK = 2**20  # pixels of an overlay at a time, so that memory stays bounded
 
@@ -34,7 +34,7 @@ class Style:
     Attributes:
         colormap: any of matplotlib's names; ``None`` for ``"inferno"``, or ``"RdBu_r"`` around 0 for signed maps.
             ``"jet"`` matches the papers.
-        sign: ``"positive"`` shows negative relevance as none, ``"absolute"`` its size, ``"signed"`` both around 0;
+        sign: ``"positive"`` shows negative relevance as 0, ``"absolute"`` its size, ``"signed"`` both around 0;
             ``"auto"`` is signed where negative relevance has more than a hundredth of the mass.
         clip: percentile of the map's size at which the colours end, so that single pixels don't hide the rest.
         opacity: of the map laid over the photo where it is strongest, in [0, 1].
@@ -61,7 +61,7 @@ class Shown:
     """A map ready to be coloured.
 
     Attributes:
-        values: what is drawn, NaN where the network did not look; the map itself for the signs ``"auto"`` and
+        values: what is drawn, NaN outside of what the network saw; the map itself for the signs ``"auto"`` and
             ``"signed"``, so that its sum is the map's.
         norm: the range of the colours.
         colormap: the colours.
@@ -82,7 +82,7 @@ class Shown:
         return self.colormap(self.norm(np.nan_to_num(self.values)))[..., :3]
 
     def strength(self) -> np.ndarray:
-        """How far each value is from none, in [0, 1], ``(H, W)``."""
+        """Size of each value as a part of the range, in [0, 1], ``(H, W)``."""
         top = self.norm.vmax or 1.0
         return np.abs(np.clip(np.nan_to_num(self.values) / top, -1.0 if self.signed else 0.0, 1))
 
@@ -93,7 +93,7 @@ class Shown:
 
 
 def shown(heatmap: np.ndarray, style: Style | None = None) -> Shown:
-    """Choose range and colours for a map ``(H, W)``, NaN where the network did not look."""
+    """Choose range and colours for a map ``(H, W)``, NaN outside of what the network saw."""
     style = style or Style()
     known = heatmap[np.isfinite(heatmap)]
     negative = -known[known < 0].sum()
@@ -115,7 +115,7 @@ def overlay(image: Image.Image, heatmap: np.ndarray, style: Style | None = None)
 
     Args:
         image: RGB, ``(W, H)`` pixels.
-        heatmap: ``(H, W)`` in the photo's coordinates, NaN where the network did not look.
+        heatmap: ``(H, W)`` in the photo's coordinates, NaN outside of what the network saw.
         style: colours.
     """
     style = style or Style()
@@ -143,11 +143,11 @@ def _mixed(photo: np.ndarray, view: Shown, opacity: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Labels:
-    """What a figure says; each is shortened where it does not fit.
+    """The texts of a figure; each is shortened where it does not fit.
 
     Attributes:
         title: stands over the photo, such as the explained class; ``probability`` follows it.
-        probability: in words, never shortened.
+        probability: as text, never shortened.
         image: under the title, such as the file's name.
         method: stands over the map.
         model: under the method.
@@ -174,8 +174,8 @@ def figure(
 
     Args:
         image: RGB.
-        heatmap: ``(H, W)`` in the photo's coordinates, NaN where the network did not look.
-        labels: what it says.
+        heatmap: ``(H, W)`` in the photo's coordinates, NaN outside of what the network saw.
+        labels: its texts.
         style: colours.
         width: of the figure, in inches.
     """
@@ -261,14 +261,14 @@ def _fitted(text: str, tail: str, inches: float, size: float) -> str:
 
 
 def _shortened(text: str, letters: int) -> str:
-    """The first and the last letters of a text, so many in all."""
+    """The first and the last letters of a text, ``letters`` in all."""
     end = letters // 2
     return f"{text[: letters - end]}…{text[len(text) - end :]}"
 
 
 @contextmanager
 def _quiet_about_glyphs() -> Iterator[None]:
-    """A letter that the font does not have is drawn as a box; that is no news on the terminal."""
+    """Silence matplotlib's warning about letters that the font lacks; they are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from matplotlib.figure import Figure
 from headwater.metrics.statistics import Summary, paired_p_values, summarise
 from headwater.report.accuracy import PREDICTED_LABELS, Accuracy
 from headwater.report.images import as_png
+from headwater.report.tabular import Cell, Table, latex_text
 
 if TYPE_CHECKING:
     import pandas
@@ -39,7 +38,7 @@ _NO_BEST = ("gini",)
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """Every method's summary of every measure, and how sure the differences of ID are.
+    """Every method's summary of every measure, and the significance of differences in ID.
 
     Attributes:
         methods: rows, in the order of the evaluation.
@@ -65,7 +64,7 @@ class SummaryTable:
 
         Args:
             table: the rows.
-            baselines: methods that the others are tested against.
+            baselines: methods; the others are tested against the best of them.
         """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("image", kind="stable") for m in methods}
@@ -83,55 +82,46 @@ class SummaryTable:
 
     def csv(self) -> str:
         """One line per method and measure, with the accuracy and the source of the labels in each."""
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
         columns = ("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against")
-        writer.writerow((*columns, "accuracy", "label_source"))
-        known = self.accuracy
-        share = "" if known is None or known.is_predicted else repr(known.share)
-        labels = (share, "" if known is None else known.source)
+        known, rows = self.accuracy, list[list[Cell]]()
+        share = None if known is None or known.is_predicted else known.share
         for method in self.methods:
             for measure in self.measures:
                 s = self.cells[method, measure]
                 p = self.p_values.get(measure, {}).get(method, math.nan)
-                against = self.against.get(measure, "") if not math.isnan(p) else ""
-                numbers = ("" if math.isnan(v) else repr(v) for v in (s.mean, s.deviation, s.low, s.high, p))
-                writer.writerow((method, measure, s.count, *numbers, against, *labels))
-        return stream.getvalue()
+                against = self.against.get(measure) if not math.isnan(p) else None
+                numbers = (s.count, s.mean, s.deviation, s.low, s.high, p)
+                rows.append([method, measure, *numbers, against, share, known.source if known else None])
+        return Table((*columns, "accuracy", "label_source"), rows).csv()
 
     def markdown(self) -> str:
         """Means with half the 95 % interval; the best of a column bold, * where p < 0.05 against the best baseline."""
-        head = [_NAMES[measure] for measure in self.measures]
-        lines = ["| method | " + " | ".join(head) + " |", "|---|" + "--:|" * len(head)]
-        for method in self.methods:
-            cells = []
-            for measure in self.measures:
-                text = self._text(method, measure, " ± ")
-                cells.append(f"**{text}**" if self._is_best(method, measure) else text)
-            lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
-        return "\n".join([*lines, "", self.note()])
+
+        def cell(method: str, measure: str) -> str:
+            text = self._text(method, measure, " ± ")
+            return f"**{text}**" if self._is_best(method, measure) else text
+
+        rows = [[f"`{method}`", *(cell(method, measure) for measure in self.measures)] for method in self.methods]
+        return f"{Table(self._columns, rows).markdown()}\n\n{self.note()}"
 
     def latex(self) -> str:
         """The same for a paper, with booktabs."""
-        head = [_NAMES[measure] for measure in self.measures]
-        lines = [
-            r"\begin{tabular}{l" + "r" * len(head) + "}",
-            r"\toprule",
-            " & ".join(["method", *head]) + r" \\",
-            r"\midrule",
-        ]
-        for method in self.methods:
-            cells = []
-            for measure in self.measures:
-                text = self._text(method, measure, r" $\pm$ ").replace("*", "$^*$")
-                cells.append(rf"\textbf{{{text}}}" if self._is_best(method, measure) else text)
-            lines.append(" & ".join([method.replace("_", r"\_"), *cells]) + r" \\")
-        if self.accuracy is not None and self.accuracy.is_predicted:
-            lines += [r"\midrule", rf"\multicolumn{{{len(head) + 1}}}{{l}}{{{PREDICTED_LABELS}}} \\"]
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", f"% {self.note()}", ""])
+
+        def cell(method: str, measure: str) -> str:
+            text = self._text(method, measure, r" $\pm$ ").replace("*", "$^*$")
+            return rf"\textbf{{{text}}}" if self._is_best(method, measure) else text
+
+        rows = [[latex_text(method), *(cell(method, measure) for measure in self.measures)] for method in self.methods]
+        predicted = self.accuracy is not None and self.accuracy.is_predicted
+        table = Table(self._columns, rows).latex(note=PREDICTED_LABELS if predicted else "")
+        return f"{table}\n% {self.note()}\n"
+
+    @property
+    def _columns(self) -> list[str]:
+        return ["method", *(_NAMES[measure] for measure in self.measures)]
 
     def note(self) -> str:
-        """What the numbers are, in a sentence or two."""
+        """What the numbers are, in one or two sentences."""
         parts = ["Mean ± half the 95 % interval.", *([str(self.accuracy)] if self.accuracy else [])]
         for measure, best in self.against.items():
             parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")

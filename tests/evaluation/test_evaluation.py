@@ -19,7 +19,6 @@ from headwater.data.labelled import LabelledImage, LabelledImages, load_labelled
 from headwater.data.preprocessing import Box
 from headwater.errors import DataError, InputError
 from headwater.evaluation import Settings, evaluate, measure_randomisation, object_mask
-from headwater.metrics.statistics import paired_p_values, summarise
 from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
 pd = pytest.importorskip("pandas")
@@ -191,33 +190,7 @@ def test_boxes_move_with_the_preprocessing(tmp_path):
     assert object_mask(outside, hw.Preprocessing(40, 20), (40, 40)) is None
 
 
-# -- statistics and tables --------------------------------------------------------------------------------------------
-
-
-def test_summary_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
-    values = np.random.default_rng(0).normal(size=20)
-    s = summarise([*values, float("nan")])
-    low, high = stats.t.interval(0.95, 19, values.mean(), stats.sem(values))
-    assert (s.count, s.mean, s.low, s.high) == pytest.approx((20, values.mean(), low, high))
-    assert s.deviation == pytest.approx(values.std(ddof=1))
-
-
-def test_p_values_are_paired_and_corrected():
-    stats = pytest.importorskip("scipy.stats")
-    rng = np.random.default_rng(1)
-    base = rng.normal(size=30)
-    values = {"base": base, "a": base + rng.normal(0.5, 1, 30), "b": base + rng.normal(0.1, 1, 30), "same": base}
-    corrected = paired_p_values({k: v.tolist() for k, v in values.items()}, "base")
-    raw = {k: stats.ttest_rel(values[k], base).pvalue for k in ("a", "b")} | {"same": 1.0}
-    ordered = sorted(raw, key=raw.get)
-    expected, largest = {}, 0.0
-    for place, name in enumerate(ordered):
-        largest = max(largest, min(1.0, raw[name] * (3 - place)))
-        expected[name] = largest
-    assert corrected == pytest.approx(expected)
-    with pytest.raises(InputError, match="not among"):
-        paired_p_values({"a": [1.0]}, "b")
+# -- tables ---------------------------------------------------------------------------------------------------------
 
 
 def test_tables_name_the_best_and_the_test(model, folder, tmp_path):

@@ -54,6 +54,14 @@ def test_points_of_both_protocols():
     torch.testing.assert_close(budget.id, budget.insertion - budget.deletion)
 
 
+@pytest.mark.parametrize("protocol", ["published", "budget"])
+def test_areas_are_trapezoids_over_evenly_spaced_points_or_over_the_part_of_the_pixels(tiny, images, protocol):
+    result = hw.insertion_deletion(tiny, images, torch.rand(3, 16, 12), 1, protocol, step=50)
+    widths = result.fraction.diff() if protocol == "budget" else 1 / (result.fraction.shape[1] - 1)
+    for area, curve in ((result.insertion, result.insertion_curve), (result.deletion, result.deletion_curve)):
+        torch.testing.assert_close(area, ((curve[:, 1:] + curve[:, :-1]) / 2 * widths).sum(1))
+
+
 def test_tied_pixels_enter_together_in_one_protocol_and_one_by_one_in_the_other():
     x = torch.ones(1, 3, 4, 4)
     heatmap = torch.tensor([1.0, 1, 0, 0]).repeat(4, 1)[None]
@@ -116,6 +124,21 @@ def test_baselines():
     torch.testing.assert_close(empty("mean"), torch.tensor(0.5))
     torch.testing.assert_close(empty("blur"), torch.sigmoid(torch.tensor(2.0)))
     torch.testing.assert_close(empty(torch.full_like(x, -1.0)), torch.sigmoid(torch.tensor(-1.0)))
+
+
+def test_a_blurred_image_is_its_convolution_with_a_gaussian_that_repeats_the_border(tiny):
+    x = torch.rand(1, 3, 20, 26)
+    offsets = torch.arange(-6.0, 7.0)  # three deviations of a tenth of 20 pixels
+    kernel = torch.exp(-((offsets / 2) ** 2) / 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, -1)
+    padded = nn.functional.pad(x, (6,) * 4, mode="replicate")
+    rows = nn.functional.conv2d(padded, kernel[:, :, None], groups=3)
+    blurred = nn.functional.conv2d(rows, kernel[..., None], groups=3)
+    curves = [
+        hw.insertion_deletion(tiny, x, torch.rand(1, 20, 26), 1, "budget", step=100, baseline=baseline)
+        for baseline in ("blur", blurred)
+    ]
+    torch.testing.assert_close(curves[0].insertion_curve[:, 0], curves[1].insertion_curve[:, 0])
 
 
 def test_a_smaller_map_is_enlarged_and_cells_can_be_ranked_instead_of_pixels():
