@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,6 +30,7 @@ import headwater as hw
 from headwater.composites import Type
 from headwater.engine.seed import Start
 from headwater.files import write_bytes, write_text
+from headwater.report.tabular import Cell, Table
 from headwater.rules import AlphaBeta, Epsilon, Gamma, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -258,37 +260,26 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = [
-        "| family | network | operations | kinds | joins | cuts | error at the image | worst error at a cut "
-        + "".join(f"| {name} " for name in SIGNED)
-        + "|",
-        "|---|---|--:|--:|--:|--:|--:|--:|" + "--:|" * len(SIGNED),
-    ]
+    columns = ("operations", "kinds", "joins", "cuts", "error at the image", "worst error at a cut", *SIGNED)
+    cells = []
     for row in rows:
-        name = f"`{row.architecture.name}`"
         if row.problem:
-            lines.append(
-                f"| {row.architecture.family} | {name} | not explained: {row.problem} " + "| " * (6 + len(SIGNED))
-            )
+            numbers: list[Cell] = [f"not explained: {row.problem}", *[None] * (len(columns) - 1)]
         else:
-            numbers = (
-                f"{row.operations} | {row.kinds} | {row.joins} | {row.cuts} | {row.at_input:.1e} | {row.at_cuts:.1e}"
-            )
-            signed = "".join(f"| {row.signed[rule]:.1e} " for rule in SIGNED)
-            lines.append(f"| {row.architecture.family} | {name} | {numbers} {signed}|")
-    return "\n".join(lines)
+            errors = (row.at_input, row.at_cuts, *(row.signed[rule] for rule in SIGNED))
+            numbers = [row.operations, row.kinds, row.joins, row.cuts, *(f"{error:.1e}" for error in errors)]
+        cells.append([row.architecture.family, f"`{row.architecture.name}`", *numbers])
+    return Table(("family", "network", *columns), cells, align="ll" + "r" * len(columns)).markdown()
 
 
 def short_table(rows: Sequence[Row], columns: int = 3) -> str:
-    """The worst error of each, several networks a line, as Markdown; what could not be explained below it."""
+    """The worst error of each, several networks per line, as Markdown; what could not be explained below it."""
     explained = [row for row in rows if not row.problem]
-    lines = ["| network | worst error " * columns + "|", "|---|--:" * columns + "|"]
-    for start in range(0, len(explained), columns):
-        part = explained[start : start + columns]
-        cells = [f"| `{row.architecture.name}` | {max(row.at_input, row.at_cuts):.1e} " for row in part]
-        lines.append("".join(cells) + "| | " * (columns - len(part)) + "|")
+    cells = [[f"`{row.architecture.name}`", f"{max(row.at_input, row.at_cuts):.1e}"] for row in explained]
+    cells += [["", ""]] * (-len(cells) % columns)
+    lines = [list(chain(*cells[start : start + columns])) for start in range(0, len(cells), columns)]
     problems = [f"\n`{row.architecture.name}` is not explained: {row.problem}." for row in rows if row.problem]
-    return "\n".join(lines + problems)
+    return "\n".join([Table(("network", "worst error") * columns, lines, align="lr" * columns).markdown(), *problems])
 
 
 def conserved(rows: Sequence[Row]) -> int:

@@ -17,12 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 import headwater as hw
 from benchmarks.architectures import ARCHITECTURES, build, everywhere, explain
+from headwater.composites import Last
 from headwater.data.labelled import load_labelled
+from headwater.metrics import rank_correlation
+from headwater.report.tabular import Table
 from headwater.rules import AlphaBeta, Epsilon, Gamma, LinearRule, SignedRule, ZPlus
 
 DOZEN = (
@@ -89,48 +91,39 @@ def conservation(data: Path) -> str:
             except AssertionError:  # the map overflows
                 found.append((float("inf"), float("inf"), float("inf"), subject.name))
             print(f"{subject.name:28} {rule!s:64} {found[-1][0]:8.1e} {found[-1][2]:8.1e}", flush=True)
-    lines = [
-        "| rule | threshold | conserve to 1e-5 | worst error at the image | worst error at a cut | most growth |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    rows = []
     for rule, found in worst.items():
         cut, image, most = (max(values) for values in list(zip(*found, strict=True))[:3])
         kept = sum(error <= 1e-5 for error, *_ in found)
         threshold = f"{rule.threshold:g}" if isinstance(rule, SignedRule) else ""
-        lines.append(
-            f"| {type(rule).__name__} | {threshold} | {kept} of {len(found)} | {image:.0e} | {cut:.0e} | {most:.1e} |"
-        )
-    return "\n".join(lines)
+        errors = (f"{kept} of {len(found)}", f"{image:.0e}", f"{cut:.0e}", f"{most:.1e}")
+        rows.append((type(rule).__name__, threshold, *errors))
+    columns = ("conserve to 1e-5", "worst error at the image", "worst error at a cut", "most growth")
+    return Table(("rule", "threshold", *columns), rows).markdown()
 
 
 def maps(data: Path) -> str:
     """What thresholds do to the bundled network's maps, with the rule at the classifier alone and everywhere."""
     (subject, labels), base = bundled(data, 40), hw.load_composite("otsuki2024")
-    lines = [
-        "| where | rule | threshold | error | rank correlation with threshold 0 | ID, `budget` |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+    rows = []
     for where in ("classifier", "everywhere"):
         plain: dict[str, Tensor] = {}
         for rule in (ZPlus(), *rules()):
-            composite = everywhere(rule) if where == "everywhere" else replace(base, name="mine", last=rule)
+            composite = everywhere(rule) if where == "everywhere" else base.prepend((Last(), rule), name="mine")
             e = hw.LRP(subject.model, composite)(subject.images)
             assert e.conservation is not None
             error = float(e.conservation.error.max())
             kind, threshold = type(rule).__name__, f"{rule.threshold:g}" if isinstance(rule, SignedRule) else ""
             if threshold == "0" and error <= 1e-5:
                 plain[kind] = e.heatmap
-            correlation = f"{rank_correlation(e.heatmap, plain[kind]):.3f}" if kind in plain else ""
+            correlation = ""
+            if kind in plain:
+                correlation = f"{rank_correlation(e.heatmap.flatten(1), plain[kind].flatten(1)).mean():.3f}"
             measured = hw.insertion_deletion(subject.model, subject.images, e.heatmap, labels, "budget", step=82)
-            lines.append(f"| {where} | {kind} | {threshold} | {error:.0e} | {correlation} | {measured.id.mean():.3f} |")
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
-
-
-def rank_correlation(heatmaps: Tensor, others: Tensor) -> float:
-    """Spearman's, mean over images."""
-    pairs = zip(heatmaps.flatten(1), others.flatten(1), strict=True)
-    return sum(spearmanr(a, b).statistic for a, b in pairs) / len(heatmaps)
+            rows.append((where, kind, threshold, f"{error:.0e}", correlation, f"{measured.id.mean():.3f}"))
+            print(*rows[-1], flush=True)
+    columns = ("where", "rule", "threshold", "error", "rank correlation with threshold 0", "ID, `budget`")
+    return Table(columns, rows, align="llrrrr").markdown()
 
 
 def main() -> None:

@@ -162,13 +162,12 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
         return baseline.to(x)
     if baseline == "black":
         try:
-            black = -torch.tensor(mean, device=x.device, dtype=x.dtype) / torch.tensor(
-                std, device=x.device, dtype=x.dtype
-            )
+            offset, scale = (torch.tensor(values, device=x.device, dtype=x.dtype) for values in (mean, std))
         except (TypeError, ValueError, RuntimeError):
-            black = x.new_empty(0)
-        if len(black) != x.shape[1] or len(mean) != len(std) or not black.isfinite().all():
+            offset = scale = x.new_empty(0)
+        if not offset.shape == scale.shape == x.shape[1:2] or not (offset / scale).isfinite().all():
             raise InputError(f"mean and std need a number for each of {x.shape[1]} channels, got {mean!r} and {std!r}")
+        black = -offset / scale
         return black.view(-1, 1, 1).expand_as(x)
     if baseline == "mean":
         return torch.zeros_like(x)

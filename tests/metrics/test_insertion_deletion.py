@@ -183,6 +183,8 @@ def test_the_model_is_untouched_and_runs_as_in_eval_mode(tiny, images):
         ({"protocol": "own"}, "published, budget"),
         ({"step": 0}, "at least 1"),
         ({"baseline": "white"}, "black, mean, blur"),
+        ({"std": True}, "a number for each of 3 channels"),
+        ({"mean": (0.5, 0.5)}, "a number for each of 3 channels"),
         ({"baseline": torch.zeros(1, 3, 2, 2)}, "baseline is"),
     ],
 )
