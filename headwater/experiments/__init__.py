@@ -118,7 +118,7 @@ def reproduce(
 
 def _how(settings: Settings) -> str:
     step = "500 pixels of 224 x 224, in proportion," if settings.step is None else f"{settings.step} pixels"
-    return f"{' and '.join(settings.protocols)}; {step} a step; removed pixels black; seed {settings.seed}"
+    return f"{' and '.join(settings.protocols)}; {step} per step; removed pixels black; seed {settings.seed}"
 
 
 __all__ = ["Reproduction", "list_experiments", "reproduce"]
