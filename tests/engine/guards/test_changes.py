@@ -248,7 +248,7 @@ def test_what_does_not_change_the_map_does_not_cost_a_trace(net, monkeypatch):
     prune.l1_unstructured(net.conv1, "weight", 0.5)
     lrp, fingerprint = hw.LRP(net), Fingerprint(net)
     expected = lrp(X)
-    monkeypatch.setattr("headwater.engine.lrp.trace", lambda *_: pytest.fail("traced again"))
+    monkeypatch.setattr("headwater.engine.guards.kept.trace", lambda *_: pytest.fail("traced again"))
     net.train()
     net.requires_grad_(False)
     net.eval()(X)  # which writes ``self.seen``
