@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import headwater as hw
 from headwater.engine.guards.checksum import checksum, same
 from headwater.engine.guards.fingerprint import Fingerprint
-from headwater.errors import TraceError, UnsupportedOperationError
+from headwater.errors import InputError, TraceError, UnsupportedOperationError
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.3
 
