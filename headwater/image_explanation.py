@@ -21,7 +21,7 @@ from headwater.errors import DownloadError, HeadwaterError, InputError
 from headwater.files import safe_name, write_bytes, write_record
 from headwater.heatmaps import heat_quantization
 from headwater.methods import load_method
-from headwater.models import ModelCard, card_of, load_model, network_input
+from headwater.models import ModelCard, card_of, load_model, network_input, weights_digest
 from headwater.report.images import Labels, Style, figure, overlay
 
 MADE_FROM = "made_from"
@@ -40,6 +40,7 @@ class ImageExplanation(Explanation):
         card: what belongs to the model.
         method: name of the method.
         predicted: the predicted class.
+        weights_digest: of the network's weights as they were; tells apart networks of one name.
         quantized: levels of heat quantization of the drawn maps, or ``None``.
     """
 
@@ -49,6 +50,7 @@ class ImageExplanation(Explanation):
     card: ModelCard
     method: str
     predicted: int
+    weights_digest: str
     quantized: int | None = None
 
     @property
@@ -123,6 +125,7 @@ class ImageExplanation(Explanation):
                 "image": str(self.path.absolute()),
                 "model": self.card.name,
                 "weights": self.card.weights,
+                "weights_digest": self.weights_digest,
                 "method": self.method,
                 "target": target,
                 "quantized_levels": self.quantized,
@@ -239,7 +242,7 @@ def explain_files(
         raise InputError(f"quantization needs at least 2 levels, got {quantize}")
     card = card_of(model, preprocessing)
     chosen = None if target is None else card.class_index(target)
-    explainer = load_method(method, model)
+    explainer, digest = load_method(method, model), weights_digest(model)
 
     def explanations() -> Iterator[ImageExplanation | HeadwaterError]:
         for start in range(0, len(images), batch_size):
@@ -263,6 +266,7 @@ def explain_files(
                     card=card,
                     method=method,
                     predicted=int(one.logits.argmax(1)),
+                    weights_digest=digest,
                     quantized=quantize,
                 )
 

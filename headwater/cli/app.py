@@ -47,6 +47,11 @@ def main() -> None:
             raise
         complain(str(error))
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        complain(f"the output cannot be written: {error.strerror or error}")
+        sys.exit(1)
     except InterruptedWork as interruption:
         print(f"headwater: {WORK}", file=sys.stderr)
         sys.exit(interruption.status)

@@ -70,6 +70,11 @@ class Preprocessing:
             raise InputError(
                 f"mean and std must have the same number of finite values, got {self.mean!r} and {self.std!r}"
             )
+        if any(isinstance(v, bool) for v in numbers) or not isinstance(self.stretch, bool):
+            raise InputError(
+                f"mean and std must be numbers and stretch true or false, got {self.mean!r}, {self.std!r} and "
+                f"{self.stretch!r}"
+            )
         if not all(v >= _SMALLEST_STD for v in self.std):
             raise InputError(f"std must be positive (at least {_SMALLEST_STD:.0e}, in float32), got {self.std!r}")
         if self.interpolation not in [mode.value for mode in InterpolationMode]:

@@ -53,9 +53,19 @@ class LRP:
         check_module(model)
         self.model = model
         self.output = output
-        self.composite = load_composite(composite) if isinstance(composite, str) else composite
-        if not isinstance(self.composite, Composite):
+        self.composite = composite  # the setter takes a name too
+
+    @property
+    def composite(self) -> Composite:
+        """Which rule goes where; another one may be set, by name or as a :class:`Composite`."""
+        return self._composite
+
+    @composite.setter
+    def composite(self, composite: str | Composite) -> None:
+        chosen = load_composite(composite) if isinstance(composite, str) else composite
+        if not isinstance(chosen, Composite):
             raise InputError(f"composite must be a name or a Composite, got {type(composite).__name__}")
+        self._composite = chosen
         self._plans: Kept[Plan] = Kept()
 
     def __call__(

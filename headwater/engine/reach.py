@@ -10,7 +10,7 @@ import torch
 from headwater.engine.blocks import Group, matches_call
 from headwater.engine.graph import Operation
 from headwater.engine.layer_table import is_registered, joins_branches
-from headwater.engine.layers import Block, Join, Layer, MatrixProduct, Product
+from headwater.engine.layers import Block, Join, Layer, MatrixProduct, Product, Rearrange
 from headwater.engine.rules import Pass, Rule
 from headwater.engine.structure import Structure
 from headwater.engine.where import (
@@ -48,7 +48,8 @@ def is_for(choice: Choice, layer: Layer) -> bool:
     if not isinstance(choice, Rule):
         return not takes_joins(choice) and isinstance(layer, (Product, MatrixProduct))
     several = len(layer.operation.inputs) > 1
-    return isinstance(layer, choice.layers) and not (several and type(choice) is Pass)
+    moves = several or isinstance(layer, Rearrange)  # an output element has no input element at its own place
+    return isinstance(layer, choice.layers) and not (moves and type(choice) is Pass)
 
 
 def misplaced(name: str, entry: Entry, layer: Layer) -> InputError:
@@ -195,7 +196,11 @@ def _purpose(choice: Choice) -> str:
     if not isinstance(choice, Rule):
         return f"{choice} is for {'joins' if takes_joins(choice) else 'products'}"
     kinds = choice.layers if isinstance(choice.layers, tuple) else (choice.layers,)
-    named = "layers with one input" if type(choice) is Pass else ", ".join(kind.__name__ for kind in kinds)
+    named = (
+        "layers that keep each element in its place"
+        if type(choice) is Pass
+        else ", ".join(kind.__name__ for kind in kinds)
+    )
     return f"{choice} is for {named} (joins take a splitting, such as Ratio())"
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -65,7 +67,7 @@ def trace(model: nn.Module, x: Tensor, output: str | int | None = None) -> Graph
             f"{type(model).__name__} has weights that were made in torch.inference_mode(), which torch does not trace; "
             "make or load the model outside of it"
         )
-    with tracing(x), warnings.catch_warnings():
+    with tracing(x), _quiet_exporter(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*assigned during export.*")  # a pruned weight, in the shared_copy
         before = generators()
         program = _export(shared_copy(model), x)
@@ -279,6 +281,20 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Without torch's log, which prints a whole program before the error that says what is wrong with it."""
+    loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch.export")]
+    disabled = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, disabled, strict=True):
+            logger.disabled = before
 
 
 def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:

@@ -30,7 +30,7 @@ from headwater.evaluation.worker import Worker
 from headwater.files import claim, write_bytes, write_text
 from headwater.methods import is_baseline, load_method
 from headwater.metrics import randomisation
-from headwater.models import ModelCard, card_of, network_input
+from headwater.models import ModelCard, card_of, network_input, weights_digest
 from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
 if TYPE_CHECKING:
@@ -90,10 +90,12 @@ def evaluate(
     labelled = label_for(model, data, settings, preprocessing)
     found = labelled.data
     chosen = found.sample(min(settings.samples, len(found.images)), settings.seed)
-    claim(out, _identity(model, card, found, chosen, settings), "settings.json")
+    identity = _identity(model, card, found, chosen, settings)
+    claim(out, identity, "settings.json")
+    run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
     paths = [out / "rows" / f"{k:05d}.parquet" for k in range(len(chunks))]
-    digests = {image.name: image.digest() for image in chosen}
+    digests = {image.name: f"{image.digest()} {run}" for image in chosen}  # rows of other settings do not count
     todo = unfinished(paths, chunks, digests)
     done = sum(len(chunk) for k, chunk in enumerate(chunks) if k not in set(todo))
     began = time.monotonic()
@@ -160,15 +162,11 @@ def _identity(
     settings: Settings,
 ) -> dict[str, Any]:
     """Everything that the table depends on, to be compared with the settings in the run folder."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     images = hashlib.sha256("\n".join(f"{image.label} {image.name}" for image in chosen).encode())
     return {
         "headwater": __version__,
         "model": card.name,
-        "weights": f"{card.weights} ({digest.hexdigest()[:12]})",
+        "weights": f"{card.weights} ({weights_digest(model)})",
         "data": found.layout,
         "preprocessing": str(card.preprocessing),
         "images and labels": f"{len(chosen)} ({images.hexdigest()[:12]})",

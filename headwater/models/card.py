@@ -78,6 +78,15 @@ def card_of(model: nn.Module, preprocessing: Preprocessing | None = None) -> Mod
     return card if preprocessing is None else replace(card, preprocessing=preprocessing)
 
 
+def weights_digest(model: nn.Module) -> str:
+    """The first 12 hexadecimal digits of a SHA-256 over all parameters and buffers and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 def network_input(
     model: nn.Module, images: Sequence[Image.Image], preprocessing: Preprocessing | None = None
 ) -> Tensor:

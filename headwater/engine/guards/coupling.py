@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from headwater.engine.graph import Constant, Graph, Operation, Pick, Value, Weight, leaves
 from headwater.engine.guards.modes import computing
+from headwater.engine.trace import shared_copy
 from headwater.engine.weights import live_tensors
 from headwater.errors import UnsupportedOperationError
 
@@ -48,6 +50,11 @@ def check_independence(graph: Graph, model: nn.Module, x: Tensor) -> None:
                 f"batch normalisation {operation.module!r} keeps no running statistics, so images in a batch change "
                 "each other's results; give it track_running_stats=True"
             )
+    if graph.batch is not None and _depends_on_count(model, x):
+        raise UnsupportedOperationError(
+            f"{type(model).__name__} gives an image other results in a batch than alone, so a map would depend on how "
+            "many are explained together; its forward must not compute with the batch size"
+        )
     count = 3 if graph.batch is None else graph.batch
     suspects = {o.name: o for o in graph.operations if o.inputs and not _apart(o, graph)}
     if not suspects or count < 2:
@@ -64,6 +71,21 @@ def check_independence(graph: Graph, model: nn.Module, x: Tensor) -> None:
                 raise UnsupportedOperationError(_refusal(culprit or next(iter(suspects.values()))))
 
 
+def _depends_on_count(model: nn.Module, x: Tensor) -> bool:
+    """Whether the first image has other results alone; for networks whose list of operations fixes the batch size."""
+    network = shared_copy(model)
+    try:
+        with computing(x):
+            batch, alone = (_pytree.tree_leaves(network(part)) for part in (x, x[:1]))
+    except Exception:  # whatever a forward raises that works for one batch size only
+        return False
+    pairs = [(b[:1], a) for b, a in zip(batch, alone, strict=True) if isinstance(a, Tensor) and a.is_floating_point()]
+    # Kernels for another batch size add in another order: half of the dtype's digits are far more than that takes.
+    return any(
+        b.shape == a.shape and (b - a).abs().max() > a.abs().max() * torch.finfo(a.dtype).eps ** 0.5 for b, a in pairs
+    )
+
+
 def _refusal(operation: Operation) -> str:
     return (
         f"operation {operation.kind!r} in module {operation.module or '(the model itself)'!r} lets the images of a "
@@ -77,7 +99,7 @@ def _apart(operation: Operation, graph: Graph) -> bool:
     shapes = [graph.shapes.get(name, ()) for name in (*operation.inputs, operation.name)]
     if any(shape.count(None) != 1 or shape[0] is not None for shape in shapes):
         return False
-    target, kind, ndim = operation.target, operation.kind, len(shapes[0])
+    kind, ndim = operation.kind, len(shapes[0])
     if kind in ("matmul", "bmm"):
         return len(operation.inputs) == 1 or all(len(shape) > 2 for shape in shapes)
     if kind in _ALONG_A_DIMENSION.split():
@@ -85,9 +107,15 @@ def _apart(operation: Operation, graph: Graph) -> bool:
         given = _argument(operation, "dims") if given is None else given
         dims = given if isinstance(given, (list, tuple)) else [given]
         return bool(dims) and all(isinstance(dim, int) and dim % ndim != 0 for dim in dims)
-    if isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
+    if _is_pointwise(operation):
         return all(len(shape) == ndim for shape in shapes)
     return kind in _IMAGE_BY_IMAGE.split()
+
+
+def _is_pointwise(operation: Operation) -> bool:
+    """Whether each element of the result is made from the elements at its place."""
+    target = operation.target
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
 
 
 def _argument(operation: Operation, name: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import sys
 import types
 from collections import deque
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ _ROOTS = (object, nn.Module)
 _NOT_READ = frozenset(("training", *vars(nn.Module())))
 _FOREIGN = frozenset(
     [
+        *sys.stdlib_module_names,
         *("builtins", "enum", "typing", "abc", "functools", "logging", "threading", "_thread", "weakref"),
         *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
     ]
@@ -46,8 +48,8 @@ class Fingerprint:
     parameter or buffer is added, removed, shared, or of another shape or dtype. Training mode, gradients and observing
     hooks do not count, nor do values of parameters and buffers.
 
-    It does not see inside Python modules (``settings.SCALE``), torch's own functions, or objects that are made by
-    compiled code.
+    Of Python modules that ``forward`` reads (``settings.SCALE``) it sees what they hold under the names that the code
+    loads. It does not see inside torch, numpy and the standard library, or objects that are made by compiled code.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -195,12 +197,22 @@ class _Walk:
                 self.value(part)
         elif isinstance(value, type) and not _foreign(value):
             self._class(value)
+        elif isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in _FOREIGN:
+            self._namespace(value)
         elif isinstance(value, (types.ModuleType, type, enum.Enum)) or _foreign(kind):
             self._again(value)
         elif isinstance(value, (int, float, str, bytes, complex)):
             self.tokens.append((kind, value))
         else:
             self._object(value)
+
+    def _namespace(self, module: types.ModuleType) -> None:
+        """What a Python module holds under the names that the code loads."""
+        if not self._again(module):
+            for name in sorted(self.names & vars(module).keys()):
+                if not _special(name):
+                    self.tokens.append(name)
+                    self.value(vars(module)[name])
 
     def _bytes(self, tensor: Tensor) -> None:
         if tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested):

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import headwater as hw
 from headwater.engine.guards.checksum import checksum, same
 from headwater.engine.guards.fingerprint import Fingerprint
-from headwater.errors import TraceError, UnsupportedOperationError
+from headwater.errors import InputError, TraceError, UnsupportedOperationError
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.3
 
@@ -248,7 +248,7 @@ def test_what_does_not_change_the_map_does_not_cost_a_trace(net, monkeypatch):
     prune.l1_unstructured(net.conv1, "weight", 0.5)
     lrp, fingerprint = hw.LRP(net), Fingerprint(net)
     expected = lrp(X)
-    monkeypatch.setattr("headwater.engine.lrp.trace", lambda *_: pytest.fail("traced again"))
+    monkeypatch.setattr("headwater.engine.guards.kept.trace", lambda *_: pytest.fail("traced again"))
     net.train()
     net.requires_grad_(False)
     net.eval()(X)  # which writes ``self.seen``
@@ -472,3 +472,54 @@ def test_a_kernel_that_batch_normalisation_standardises_keeps_images_apart():
 def test_a_tiny_residual_network_needs_no_trial_run(monkeypatch):
     monkeypatch.setattr("headwater.engine.guards.coupling.live_tensors", lambda *_: pytest.fail("a trial run"))
     hw.LRP(settle(TinyResidual()))(torch.rand(1, 3, 16, 12))
+
+
+# -- Python modules that forward reads, another composite, the batch size ---------------------------------------------
+
+
+def test_a_value_in_a_python_module_that_forward_reads_is_noticed(tmp_path, monkeypatch, images):
+    (tmp_path / "scale_for_test.py").write_text("SCALE = 1.0\n\ndef twice(h):\n    return 2 * h\n")
+    (tmp_path / "net_for_test.py").write_text(
+        "import scale_for_test\nfrom torch import nn\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)\n"
+        "    def forward(self, x):\n"
+        "        h = scale_for_test.twice(self.conv(x)).relu() * scale_for_test.SCALE\n"
+        "        return self.head(h.mean((2, 3)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import net_for_test
+    import scale_for_test
+
+    model = net_for_test.Net().eval()
+    lrp = hw.LRP(model)
+    before = lrp(images).logits
+    monkeypatch.setattr(scale_for_test, "SCALE", 3.0)
+    assert torch.equal(lrp(images).logits, hw.LRP(model)(images).logits)
+    assert not torch.equal(lrp(images).logits, before)
+    monkeypatch.setattr(scale_for_test, "twice", lambda h: 5 * h)
+    assert torch.equal(lrp(images).relevance, hw.LRP(model)(images).relevance)
+
+
+def test_another_composite_counts_from_the_next_call(tiny, images):
+    lrp = hw.LRP(tiny)
+    lrp(images)
+    lrp.composite = "otsuki2024-ii"
+    assert torch.equal(lrp(images).relevance, hw.LRP(tiny, "otsuki2024-ii")(images).relevance)
+    with pytest.raises(InputError, match="must be a name or a Composite"):
+        lrp.composite = 3
+
+
+def test_a_network_that_computes_with_the_batch_size_is_refused(images):
+    class Times(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(x).mean((2, 3))) * len(x)
+
+    with pytest.raises(UnsupportedOperationError, match="other results in a batch than alone"):
+        hw.LRP(Times().eval())(images)
