@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any, cast
 
@@ -285,16 +286,14 @@ _HOOKS = (
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Without torch's log, which prints a whole program before the error that says what is wrong with it."""
-    loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch.export")]
-    disabled = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
+    """Without what torch logs and prints of a program that it cannot export; the error says it in one line."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    before, logger.disabled = logger.disabled, True
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
-        for logger, before in zip(loggers, disabled, strict=True):
-            logger.disabled = before
+        logger.disabled = before
 
 
 def _export(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:

@@ -58,7 +58,7 @@ def test_interrupted_at_work_it_says_what_is_done_and_keeps_it(tmp_path, number)
     process = started(
         "explain", *[TABBY] * 200, "--model", "tiny20", "--out", str(out), "--batch-size", "1", stderr=errors
     )
-    while not list(out.glob("*.json")) and process.is_alive():
+    while not list(out.glob("*.figure.png")) and process.is_alive():
         time.sleep(0.01)
     os.kill(process.pid, number)
     process.join(60)
@@ -185,3 +185,23 @@ def test_without_a_connection_timm_fails_at_once_and_quietly(monkeypatch, capfd,
         hw.load_model("timm:resnet18")
     assert offline == constants.HF_HUB_OFFLINE
     assert "Retrying" not in capfd.readouterr().err
+
+
+def test_a_network_that_cannot_be_traced_is_one_line(tmp_path):
+    (tmp_path / "branching.py").write_text(
+        "from torch import nn\n\n"
+        "class Branching(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.head = nn.Linear(3, 2)\n"
+        "    def forward(self, x):\n"
+        "        return self.head(x.mean((2, 3))) * (2 if x.sum() > 0 else 1)\n"
+    )
+    done = headwater(
+        *("explain", str(EXAMPLES / "tabby.jpg"), "--model", "branching:Branching", "--allow-code"),
+        *("--out", str(tmp_path)),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert "could not be traced" in line

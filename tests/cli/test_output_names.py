@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import headwater
-from helpers import EXAMPLES, fill_disk
+from helpers import EXAMPLES, TinyResidual, fill_disk, settle
 from PIL import Image
 
 import headwater as hw
 from headwater.errors import InputError, OutputError
 from headwater.files import check_folder, concerns_all, safe_name, write_record
+from headwater.models import weights_digest
 
 PREPARE = hw.Preprocessing(40, 32)
 
@@ -172,12 +173,22 @@ def test_a_record_tells_what_a_result_was_made_from(tmp_path, tiny, photo):
         "image": str(image),
         "model": "TinyResidual",
         "weights": "given",
+        "weights_digest": weights_digest(tiny),
         "method": "otsuki2024",
         "target": 3,
         "quantized_levels": None,
     }
     raw = np.load(next(p for p in written if p.suffix == ".npy"))
     assert raw.sum(dtype=np.float64) == pytest.approx(record["conservation"]["input"], rel=1e-5)
+
+
+def test_two_networks_of_one_class_do_not_overwrite_each_other(tmp_path, tiny, photo):
+    image, other = photo(tmp_path / "x.png"), settle(TinyResidual(), seed=1)
+    first = hw.explain(image, tiny, target=3, preprocessing=PREPARE).save(tmp_path / "out")
+    second = hw.explain(image, other, target=3, preprocessing=PREPARE).save(tmp_path / "out")
+    again = hw.explain(image, tiny, target=3, preprocessing=PREPARE).save(tmp_path / "out")
+    assert not set(first) & set(second)
+    assert again == first
 
 
 @pytest.mark.parametrize("text", ["", "...", "x" * 500, "ü" * 500, 'a/b\\c:d*e?f"g<h>i|j\0k\n', "-rf", "timm:a/b.c"])

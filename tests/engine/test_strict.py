@@ -156,11 +156,13 @@ def test_what_is_no_rule_is_refused_where_it_is_given(rule, message):
         ((Type("relu"), Ratio()), r"type 'relu' gives Ratio"),
         ((Type("relu"), Gates()), r"type 'relu' gives Gates"),
         ((First(), Ratio()), r"first linear operation gives Ratio"),
+        ((Type("flatten"), Pass()), r"type 'flatten' gives Pass.*not what it is for"),
     ],
 )
 def test_a_rule_for_other_operations_is_an_error(tiny, images, rule, message):
+    network = nn.Sequential(tiny, nn.Flatten()) if rule[0] == Type("flatten") else tiny
     with pytest.raises(InputError, match=message):
-        hw.LRP(tiny, BASE.prepend(rule))(images)
+        hw.LRP(network, BASE.prepend(rule))(images)
 
 
 @pytest.mark.parametrize("name", hw.list_composites())

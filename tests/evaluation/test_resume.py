@@ -155,3 +155,14 @@ def test_the_command_says_in_one_line_what_is_measured_again_and_fails_when_no_i
     assert done.returncode == 1
     assert "none of the 4 images could be read; the first: " in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "other" / "results.parquet").exists()
+
+
+def test_rows_of_other_settings_do_not_count_though_the_settings_file_is_gone(model, images, tmp_path):
+    from dataclasses import replace
+
+    other = replace(PREDICTED, step=30)
+    evaluate(model, images, other, tmp_path / "out")
+    (tmp_path / "out" / "settings.json").unlink()
+    with pytest.warns(UserWarning, match="2 of 2 files of rows .* measured again"):
+        table = evaluate(model, images, PREDICTED, tmp_path / "out")
+    assert table.equals(evaluate(model, images, PREDICTED, tmp_path / "fresh"))
