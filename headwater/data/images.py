@@ -42,7 +42,8 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter than none
-            with Image.open(path) as image:
+            # By its stream, not its name: Pillow maps a named TIFF into memory without its rotation, and scrambles it.
+            with path.open("rb") as file, Image.open(file) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise ImageError(

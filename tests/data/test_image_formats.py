@@ -154,3 +154,16 @@ def test_the_longest_image_takes_no_more_than_its_crop(size):
     assert x.shape == (3, 224, 224)
     assert x.abs().max() < 0.02, "ImageNet's mean everywhere"
     assert torch.equal(x, x[:, :1, :1].expand_as(x))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tiff", "png"])
+def test_an_orientation_turns_the_image_upright_whatever_its_format(tmp_path, suffix, orientation):
+    values = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(values).save(tmp_path / f"x.{suffix}", exif=exif)
+    turned = values[:, ::-1] if orientation in (2, 3, 5, 8) else values  # EXIF 2.3, tag Orientation
+    turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
+    upright = {5: values.T, 6: values[::-1].T, 7: values[::-1, ::-1].T, 8: values[:, ::-1].T}.get(orientation, turned)
+    assert np.array_equal(np.asarray(open_image(tmp_path / f"x.{suffix}"))[..., 0], upright)
