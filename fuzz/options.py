@@ -27,7 +27,7 @@ from safetensors.torch import save as to_safetensors
 import headwater as hw
 from fuzz.case import Draw, must
 from fuzz.damage import WORDS
-from fuzz.subjects import photo, same, write
+from fuzz.subjects import photo, write
 from headwater.cli import app as cli
 from headwater.data import open_image
 from headwater.errors import HeadwaterError
@@ -339,7 +339,9 @@ def _check_maps(draw: Draw, arguments: list[str]) -> None:
         path = Path(told["image"])
         x = card.preprocessing(open_image(path if path.is_absolute() else cwd / path))[None]
         fresh = hw.LRP(model, told["method"])(x, told["target"]["index"])
-        must(same(stored, fresh.heatmap[0]), f"{base}.npy is not the map of a fresh explanation")
+        # The command explains in batches, whose kernels add in another order: hundreds of float32 roundings of its maximum.
+        off = (stored - fresh.heatmap[0]).abs().max() / fresh.heatmap.abs().max().clamp(min=1e-30)
+        must(bool(off <= 1e-5), f"{base}.npy is off by {off:.1e} of a fresh explanation's maximum")
         draw.maps += 1
 
 
