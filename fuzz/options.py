@@ -339,7 +339,7 @@ def _check_maps(draw: Draw, arguments: list[str]) -> None:
         path = Path(told["image"])
         x = card.preprocessing(open_image(path if path.is_absolute() else cwd / path))[None]
         fresh = hw.LRP(model, told["method"])(x, told["target"]["index"])
-        # The command explains in batches, whose kernels add in another order: hundreds of float32 roundings of its maximum.
+        # The command explains in batches, whose kernels add in another order: up to hundreds of float32 roundings.
         off = (stored - fresh.heatmap[0]).abs().max() / fresh.heatmap.abs().max().clamp(min=1e-30)
         must(bool(off <= 1e-5), f"{base}.npy is off by {off:.1e} of a fresh explanation's maximum")
         draw.maps += 1
