@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headwater.engine.guards.checks import check_classes, check_images, check_maps, check_whole
+from headwater.engine.seed import class_probability
 from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
 
@@ -212,7 +213,7 @@ def _curves(
         logits = network(mixed)
         if start == 0:
             _check_labels(labels, logits)
-        chosen = logits.softmax(1).gather(1, labels[which, None])[:, 0]
+        chosen = class_probability(logits, labels[which])
         probabilities[start : start + batch_size] = chosen.to(x.dtype)
     insertion, deletion = probabilities[where].view(2, *counts.shape)
     return insertion, deletion

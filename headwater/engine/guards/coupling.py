@@ -50,7 +50,7 @@ def check_independence(graph: Graph, model: nn.Module, x: Tensor) -> None:
                 f"batch normalisation {operation.module!r} keeps no running statistics, so images in a batch change "
                 "each other's results; give it track_running_stats=True"
             )
-    if graph.batch is not None and _depends_on_count(model, x):
+    if graph.batch is not None and len(x) > 1 and _depends_on_count(model, x):
         raise UnsupportedOperationError(
             f"{type(model).__name__} gives an image other results in a batch than alone, so a map would depend on how "
             "many are explained together; its forward must not compute with the batch size"
@@ -99,7 +99,7 @@ def _apart(operation: Operation, graph: Graph) -> bool:
     shapes = [graph.shapes.get(name, ()) for name in (*operation.inputs, operation.name)]
     if any(shape.count(None) != 1 or shape[0] is not None for shape in shapes):
         return False
-    kind, ndim = operation.kind, len(shapes[0])
+    target, kind, ndim = operation.target, operation.kind, len(shapes[0])
     if kind in ("matmul", "bmm"):
         return len(operation.inputs) == 1 or all(len(shape) > 2 for shape in shapes)
     if kind in _ALONG_A_DIMENSION.split():
@@ -107,15 +107,9 @@ def _apart(operation: Operation, graph: Graph) -> bool:
         given = _argument(operation, "dims") if given is None else given
         dims = given if isinstance(given, (list, tuple)) else [given]
         return bool(dims) and all(isinstance(dim, int) and dim % ndim != 0 for dim in dims)
-    if _is_pointwise(operation):
+    if isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags:
         return all(len(shape) == ndim for shape in shapes)
     return kind in _IMAGE_BY_IMAGE.split()
-
-
-def _is_pointwise(operation: Operation) -> bool:
-    """Whether each element of the result is made from the elements at its place."""
-    target = operation.target
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
 
 
 def _argument(operation: Operation, name: str) -> Any:
