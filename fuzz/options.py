@@ -119,7 +119,7 @@ def _check_streams(done: Finished) -> None:
             last = next(line for line in reversed(done.stderr.splitlines()) if line and not line.startswith(" "))
             places = [line.strip() for line in done.stderr.splitlines() if "/headwater/" in line]
             raise RuntimeError(f"{mark.split()[0]}: {last} {places[-1] if places else ''}")
-    must(done.status >= 0, f"ended by signal {-done.status}")
+    must(done.status >= 0, f"ended by signal {-done.status}: {done.stderr[-300:]}")
     must(done.status in (0, 1, 2), f"status {done.status}: {done.stderr[-300:]}")
 
 

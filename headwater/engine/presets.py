@@ -24,9 +24,10 @@ _PUBLISHED: tuple[Pair, ...] = (
     REGISTERED,
     (Type("linear"), _PUBLISHED_ZPLUS),
     (Type("average"), _PUBLISHED_ZPLUS),
-    (Type("max_pool"), MeanPool(eps=1e-5)),
-    *_REST[1:],
+    (Type("max_pool2d"), MeanPool(eps=1e-5)),
+    *_REST,
 )
+"""The authors' code; their network has no other maximum than its one pooling, others get the exact rule."""
 _SPLITTINGS: dict[str, Splitting] = {
     "": Ratio(),
     "-i": Symmetric(identity_skips=False),

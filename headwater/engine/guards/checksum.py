@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
@@ -10,33 +11,71 @@ from torch import Tensor
 
 _WORDS = 512  # 64-bit words under one checksum
 _ROW = 8 * _WORDS  # bytes: 4 KiB
-_BLOCK = 256  # rows at a time on a CPU, so that they stay in its cache
+_BLOCK = 1024  # rows that a CPU's thread takes at a time: 4 MiB
 _LARGE_BLOCK = 16384  # elsewhere: 64 MiB
+_THREADS = 4  # at most: reading memory, not arithmetic, takes the time
 
 
 def checksum(tensors: Sequence[Tensor]) -> list[Tensor]:
-    r"""128 bits for every 4 KiB of the tensors' memory: one long tensor ``(2, rows)`` for each device.
+    r"""64 or 128 bits for every 4 KiB of the tensors' memory: one long tensor for each device and kind of sum.
 
     The 64-bit words :math:`w_j` of a row, with fixed pseudo-random odd keys :math:`k_j, k'_j`, give
 
     .. math:: \sum_j k_j w_j \bmod 2^{64} \quad\text{and}\quad \sum_j k'_j \lfloor w_j / 2^{32} \rfloor \bmod 2^{64}
 
-    A change within one word always shows. Any other change that was not made with the keys in view, two values swapped
-    or all signs flipped, goes unnoticed with a chance of at most :math:`2^{-32}`; of about :math:`2^{-63}` or less
-    where it reaches the lowest bits. (A sum modulo :math:`2^{64}` loses the top bits of what it adds, here signs and
-    exponents; the second sum has them in the middle.) Sums of integers do not depend on the order of summing: every
-    thread count gives the same bits. Nothing is copied to another device and nothing waits for one.
+    A sum modulo :math:`2^{64}` loses the top bits of what it adds, in the first one the signs and exponents; the second
+    has them in the middle. On a CPU, tensors with 4 bytes or more per element get one sum alone, over words that begin
+    half an element later: it has signs and exponents in the middle too, and reads the memory once.
+
+    A change within one word always shows, and so do two flipped signs in a row (no two keys are equal or opposite
+    modulo :math:`2^{17}`, which is what is left above a sign). Any other change that was not made with the keys in
+    view, two values swapped or all signs flipped, goes unnoticed with a chance of at most :math:`2^{-17}` per row that
+    it touches; of about :math:`2^{-63}` where it reaches the lowest bits. Sums of integers do not depend on the order
+    of summing: every thread count gives the same bits. Nothing is copied to another device and nothing waits for one.
     """
     large: dict[torch.device, list[Tensor]] = {}
     small: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    shifted: list[tuple[Tensor, int]] = []
     for tensor in tensors:
         if tensor.numel() * tensor.itemsize < _ROW:
             small.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach().reshape(-1))
+        elif tensor.device.type == "cpu" and tensor.itemsize >= 4:
+            shifted.append((_bytes(tensor), 2 if tensor.is_complex() else tensor.itemsize // 2))
         else:
             large.setdefault(tensor.device, []).append(_bytes(tensor))
+    rests = [end for memory, shift in shifted for end in _ends(memory, shift)]
+    if rests:
+        large.setdefault(rests[0].device, []).append(torch.cat(rests))
     for (device, _), together in small.items():
         large.setdefault(device, []).append(_bytes(torch.cat(together)))
-    return [_rows(memories) for memories in large.values()]
+    sums = [_rows(memories) for memories in large.values()]
+    return [*sums, _shifted_sums(shifted)] if shifted else sums
+
+
+def _shifted_sums(memories: Sequence[tuple[Tensor, int]]) -> Tensor:
+    """The sums of all words after the shift, whole rows first, several threads at once."""
+    words = [_words(memory, shift) for memory, shift in memories]
+    whole = [some[: len(some) // _WORDS * _WORDS] for some in words]
+    blocks = [block for some in whole for block in some.view(-1, _WORDS).split(_BLOCK)]
+    threads = min(torch.get_num_threads(), _THREADS, len(blocks))
+    key = _keys(torch.device("cpu"))[0]
+    sums = list[Tensor]()
+    with ThreadPoolExecutor(threads) as pool:
+        for some in pool.map(lambda k: [torch.mv(block, key) for block in blocks[k::threads]], range(threads)):
+            sums += some
+    taken = [k for first in range(threads) for k in range(first, len(blocks), threads)]
+    ordered = [part for _, part in sorted(zip(taken, sums, strict=True), key=lambda pair: pair[0])]
+    ends = [some[len(rows) :] for some, rows in zip(words, whole, strict=True)]
+    return torch.cat([*ordered, torch.stack([torch.dot(end, key[: len(end)]) for end in ends])])
+
+
+def _words(memory: Tensor, shift: int) -> Tensor:
+    return torch.frombuffer(memory.numpy(), dtype=torch.int64, offset=shift, count=(len(memory) - shift) // 8)
+
+
+def _ends(memory: Tensor, shift: int) -> tuple[Tensor, Tensor]:
+    """The bytes before the first and after the last word."""
+    return memory[:shift], memory[shift + (len(memory) - shift) // 8 * 8 :]
 
 
 def _rows(memories: Sequence[Tensor]) -> Tensor:
@@ -55,26 +94,17 @@ def same(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 def _sums(rows: Tensor) -> Tensor:
     low_key, high_key = _keys(rows.device)
-    if rows.device.type != "cpu":  # accelerators have no matrix product of integers
-        parts = rows.split(_LARGE_BLOCK)
-        return torch.cat([torch.stack([(p * low_key).sum(1), ((p >> 32) * high_key).sum(1)]) for p in parts], 1)
-    sums = rows.new_empty((2, len(rows)))
-    later = torch.frombuffer(rows.numpy(), dtype=torch.int64, offset=4, count=rows.numel() - 1)
-    later = later[: rows[1:].numel()].view(-1, _WORDS)  # reading them costs less than shifting a copy
-    for k in range(0, len(rows), _BLOCK):
-        end = min(k + _BLOCK, len(rows) - 1)
-        torch.mv(rows[k : k + _BLOCK], low_key, out=sums[0, k : k + _BLOCK])
-        if k < end:
-            torch.mv(later[k:end], high_key, out=sums[1, k:end])
-    sums[1, -1] = ((rows[-1] >> 32) * high_key).sum()
-    return sums
+    parts = rows.split(_LARGE_BLOCK)
+    return torch.cat([torch.stack([(p * low_key).sum(1), ((p >> 32) * high_key).sum(1)]) for p in parts], 1)
 
 
 @lru_cache(maxsize=32)
 def _keys(device: torch.device) -> Tensor:
+    """Odd keys ``(2, 512)``; modulo 2^17 no two of one row are equal or opposite."""
     generator = torch.Generator().manual_seed(20240717)
     keys = torch.randint(-(2**63), 2**63 - 1, (2, _WORDS), generator=generator, dtype=torch.int64, device="cpu")
-    return (keys | 1).to(device)
+    halves = torch.stack([torch.randperm(2**15, generator=generator)[:_WORDS] for _ in keys])
+    return (keys >> 17 << 17 | 2 * halves + 1).to(device)
 
 
 def _bytes(tensor: Tensor) -> Tensor:
