@@ -30,8 +30,8 @@ class ModelCard:
         preprocessing: from an image to the network's input.
         classes: class names in the order of the logits; ``None`` where they are not known.
         wnids: the classes' WordNet numbers (``n02123045``), likewise.
-        version: the weights as torchvision calls them (``"ResNet50_Weights.IMAGENET1K_V1"``): those that it has, or that
-            its training began with; ``None`` for others.
+        version: the weights as torchvision calls them (``"ResNet50_Weights.IMAGENET1K_V1"``): those that it has, or
+            that its training began with; ``None`` for others.
     """
 
     name: str

@@ -21,7 +21,6 @@ from torch import nn
 
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
-from headwater.files import is_file
 from headwater.models import tiny20
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.card import ModelCard, imagenet_wnids
@@ -116,9 +115,7 @@ def load_model(
 
 def has_own_weights(name: str) -> bool:
     """Whether a model is given as a checkpoint file or a run folder, not by the name of a network."""
-    if name in list_models():
-        return False
-    return Path(name).is_dir() or is_weights_file(name)
+    return name not in list_models() and (Path(name).is_dir() or is_weights_file(name))
 
 
 def _bundled(weights: str | None) -> tuple[nn.Module, ModelCard]:
@@ -151,8 +148,8 @@ def _from_torchvision(name: str, weights: str | None, progress: bool) -> tuple[n
             place = Path(torch.hub.get_dir()) / "checkpoints" / Path(chosen.url).name
             raise DownloadError(
                 f"the weights {chosen} are not in the cache and could not be downloaded ({error}). "
-                f"Fetch {chosen.url} on a connected machine and name the file (--weights FILE) or put it at {place}, or "
-                "use the bundled model: tiny20"
+                f"Fetch {chosen.url} on a connected machine and name the file (--weights FILE) or put it at {place}, "
+                "or use the bundled model: tiny20"
             ) from error
     model.load_state_dict(state)
     categories, known = tuple(chosen.meta["categories"]), str(chosen)

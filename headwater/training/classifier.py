@@ -206,8 +206,8 @@ def train_classifier(
     split = split_images(train, test, recipe.validation, recipe.seed)
     if len(split.train) % recipe.batch_size == 1 and recipe.size <= _STRIDE:
         raise InputError(
-            f"{len(split.train)} training images in batches of {recipe.batch_size} leave a batch of one image, whose last "
-            "features are one pixel and cannot be normalised over the batch; take another --batch-size"
+            f"{len(split.train)} training images in batches of {recipe.batch_size} leave a batch of one image, whose "
+            "last features are one pixel and cannot be normalised over the batch; take another --batch-size"
         )
     claim(out, asdict(recipe), "recipe.json")
     claim(out, split.names(), "split.json", "split")

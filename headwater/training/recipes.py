@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from headwater.data.labelled import LabelledImage, LabelledImages
-from headwater.data.preprocessing import Preprocessing
+from headwater.data.preprocessing import PIPELINES, Preprocessing, with_pipeline
 from headwater.errors import DataError, InputError
-
-Pipeline = Literal["stretch", "crop"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +22,10 @@ class Recipe:
             ``"none"`` for random ones.
         validation: images cut from the training set, as many of each class as possible.
         size: side of the images, in pixels.
-        pipeline: from image to input. ``"stretch"``, as the texts say: both sides to ``size``; for training to 8/7 of it,
-            and a random part of ``size`` is cut out. ``"crop"``, as the code of Otsuki et al. does: the short side to 8/7
-            of ``size``, and the centre is cut out; for training a random part of 8 % to 100 % of the area and an aspect
-            from 3/4 to 4/3, brought to ``size`` (torchvision's ``RandomResizedCrop``).
+        pipeline: from image to input. ``"stretch"``, as the texts say: both sides to ``size``; for training to 8/7 of
+            it, and a random part of ``size`` is cut out. ``"crop"``, as the code of Otsuki et al. does: the short side
+            to 8/7 of ``size``, and the centre is cut out; for training a random part of 8 % to 100 % of the area and an
+            aspect from 3/4 to 4/3, brought to ``size`` (torchvision's ``RandomResizedCrop``).
         batch_size: images per step.
         epochs: maximum number.
         lr: learning rate of SGD.
@@ -47,7 +44,7 @@ class Recipe:
     start: str = "v1"
     validation: int = 600
     size: int = 224
-    pipeline: Pipeline = "stretch"
+    pipeline: str = "stretch"
     batch_size: int = 32
     epochs: int = 300
     lr: float = 1e-3
@@ -65,8 +62,8 @@ class Recipe:
         Raises:
             InputError: it is unknown.
         """
-        if self.pipeline not in get_args(Pipeline):
-            raise InputError(f"pipeline must be one of {', '.join(get_args(Pipeline))}, got {self.pipeline!r}")
+        if self.pipeline not in PIPELINES:
+            raise InputError(f"pipeline must be one of {', '.join(PIPELINES)}, got {self.pipeline!r}")
 
     @property
     def resize(self) -> int:
@@ -76,9 +73,7 @@ class Recipe:
     @property
     def preprocessing(self) -> Preprocessing:
         """How images are prepared for validation, testing and explaining."""
-        if self.pipeline == "crop":
-            return Preprocessing(self.resize, self.size)
-        return Preprocessing(self.size, self.size, stretch=True)
+        return with_pipeline(Preprocessing(self.size, self.size), self.pipeline)
 
 
 RECIPES = {
@@ -95,10 +90,9 @@ RECIPES = {
     ),
 }
 """By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 images of CUB. ``-published`` is what their code does: it crops
-(``data/__init__.py``, lines 134 to 154), and its learning rate stays as it is, since its schedule is given the validation
-loss for the epoch (``train.py``, line 392). Doublet et al.: 5,794 / 200 / 5,794, cut from
-the official 5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how
-much it rotates and brightens is not printed; those two numbers are ours."""
+(``data/__init__.py``, lines 134 to 154), and its learning rate stays as it is, since its schedule is given the
+validation loss in place of the epoch (``train.py``, line 392). Doublet et al.: 5,794 / 200 / 5,794, cut from the official
+5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how much it rotates and brightens is not printed; those two numbers are ours."""
 
 
 @dataclass(frozen=True)
