@@ -74,7 +74,8 @@ def reproduce(
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
         style: of the maps in figures: ``"published"``, as the authors drew them (their variant of the method,
-            quantized, positive part, jet), or ``"headwater"`` (the exact variant, not quantized, in the colours used elsewhere).
+            quantized, positive part, jet), or ``"headwater"`` (the exact variant, not quantized, in the colours used
+            elsewhere).
 
     Raises:
         InputError: no experiment, data set or style has that name, or no network that it needs is among ``models``.

@@ -91,8 +91,9 @@ RECIPES = {
 }
 """By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 images of CUB. ``-published`` is what their code does: it crops
 (``data/__init__.py``, lines 134 to 154), and its learning rate stays as it is, since its schedule is given the
-validation loss in place of the epoch (``train.py``, line 392). Doublet et al.: 5,794 / 200 / 5,794, cut from the official
-5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how much it rotates and brightens is not printed; those two numbers are ours."""
+validation loss in place of the epoch (``train.py``, line 392). Doublet et al.: 5,794 / 200 / 5,794, cut from the
+official 5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how
+much it rotates and brightens is not printed; those two numbers are ours."""
 
 
 @dataclass(frozen=True)
