@@ -48,7 +48,7 @@ _GOOD: dict[str, tuple[str, ...]] = {
     "images": ("a.png", "b.png", "sub/a.png", "a.jpg", "broken.png", "missing.png", "."),
     "model": ("tiny20",) * 12 + ("run", "tiny.safetensors", "resnet50", "no-such", "timm:resnet18", "timm:no-such"),
     "arch": ("tiny20", "resnet18", "no-such"),
-    "weights": ("DEFAULT", "none", "IMAGENET1K_V1", "no-such"),
+    "weights": ("v1", "v2", "none", "IMAGENET1K_V1", "tiny.safetensors", "no-such"),
     "method": ("otsuki2024", "otsuki2024", "gradcam", "gradient-x-input", "random", "epsilon", "no-such"),
     "methods": ("random", "otsuki2024,random", "random+hq", "gradcam", "random,random", "no-such"),
     "target": ("tabby", "5", "19", "20", "TABBY", "class 3"),

@@ -15,6 +15,7 @@ from headwater.cli.options import (
     Devices,
     Labels,
     Model,
+    Prepare,
     RunFolder,
     Samples,
     Seed,
@@ -34,7 +35,8 @@ def evaluate(
     out: RunFolder,
     model: Model = None,
     arch: Arch = None,
-    weights: Weights = "DEFAULT",
+    weights: Weights = None,
+    prepare: Prepare = None,
     allow_code: AllowCode = False,
     samples: Samples = 1000,
     protocol: Annotated[
@@ -60,7 +62,7 @@ def evaluate(
         tuple(split_names(methods)), samples, protocols, split, seed, step, batch_size, labels
     )
     places = check_devices(devices)
-    network = load_network(model, weights, arch, allow_code)
+    network = load_network(model, weights, arch, allow_code, prepare)
     WORK.begin(out, samples)
     several = len(places) > 1
     with evaluation_progress() as progress:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.cli.interruption import WORK
-from headwater.cli.options import AllowCode, Arch, BatchSize, Folder, Model, Weights, check_device, load_network
+from headwater.cli.options import (
+    AllowCode,
+    Arch,
+    BatchSize,
+    Folder,
+    Model,
+    Prepare,
+    Weights,
+    check_device,
+    load_network,
+)
 from headwater.cli.terminal import complain, console, progress_bar
 from headwater.errors import HeadwaterError, InputError, OutputError
 
@@ -22,7 +32,8 @@ def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     model: Model = None,
     arch: Arch = None,
-    weights: Weights = "DEFAULT",
+    weights: Weights = None,
+    prepare: Prepare = None,
     allow_code: AllowCode = False,
     method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
     target: Annotated[
@@ -46,7 +57,7 @@ def explain(
 
     style = Style(colormap, sign)  # type: ignore[arg-type]
     place = check_device(device)
-    network = load_network(model, weights, arch, allow_code).to(place)
+    network = load_network(model, weights, arch, allow_code, prepare).to(place)
     WORK.begin(out, len(images))
     failed, explained = 0, list[Path]()
     flows: list[Flow] = []

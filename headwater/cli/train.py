@@ -19,11 +19,13 @@ def train(
     name: Annotated[str, typer.Argument(metavar="NAME", help="cub-resnet50, cub-abn, or tiny20 (the bundled one).")],
     data: Data,
     out: RunFolder,
-    recipe: Annotated[str, typer.Option(help="otsuki2024 or doublet2024; for cub-.")] = "otsuki2024",
+    recipe: Annotated[
+        str, typer.Option(help="otsuki2024, otsuki2024-published (as the code does) or doublet2024; for cub-.")
+    ] = "otsuki2024",
     seeds: Annotated[str, typer.Option(help="Of every random choice, separated by commas: a run each.")] = "0",
     epochs: Annotated[int | None, typer.Option(help="At most; what the recipe says if not given.", min=1)] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To begin with: member of torchvision's enum, a file, or none (from scratch).")
+        str | None, typer.Option(metavar="v1|v2|FILE|none", help="To begin with; v1 in the papers, none from scratch.")
     ] = None,
     arch: Annotated[str | None, typer.Option(help="Another network than ResNet-50.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images; 224 in the papers.", min=8)] = None,

@@ -72,7 +72,7 @@ def evaluate(
         ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error`` (at
         the image), ``cut_error`` (the worst of all cuts), ``pointing``, ``mass``, ``rank`` (where there are boxes),
         ``gini``; ``label_source`` (as in the settings, a file's name, or ``"given"`` with the data set), ``classes``
-        (how many the network has).
+        (how many the network has), ``weights`` (the network and its weights).
 
     ``out`` then holds these rows as ``results.parquet``, their summary as ``summary.csv``, ``.md`` and ``.tex``, and
     the mean curves as ``curves.json`` and ``.png``.
@@ -107,7 +107,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(chosen), time.monotonic() - began)
     table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).drop(columns="digest")
-    table = table.assign(label_source=labelled.source, classes=labelled.classes)
+    table = table.assign(label_source=labelled.source, classes=labelled.classes, weights=f"{card.name}: {card.weights}")
     if table["error"].notna().all():
         raise DataError(f"none of the {len(chosen)} images could be read; the first: {table['error'].iloc[0]}")
     columns = [column for column in table if column.endswith("_curve")]

@@ -19,6 +19,7 @@ from headwater.methods import load_method
 from headwater.metrics.failures import Failure, attended_area, failure_kinds
 from headwater.metrics.localisation import relevance_mass
 from headwater.models import card_of, network_input
+from headwater.report.images import Style
 from headwater.report.sheet import contact_sheet
 from headwater.report.tabular import Cell, Table
 
@@ -84,15 +85,15 @@ class ErrorAnalysis:
         columns = ("image", "label", "id", "mass_in_box", "attended_area", "box_area", "kind")
         return Table(columns, rows).csv()
 
-    def sheet(self, columns: int = 5) -> bytes:
+    def sheet(self, columns: int = 5, caption: str = "") -> bytes:
         """Photo and map of each, as PNG; with a box to tick where there is no kind."""
         images, titles = [], []
         for w in self.worst:
             images += [w.photo, w.shown]
             titles += [w.image.name.rsplit("/", 1)[-1][:18], f"{w.kind or '[ ]IA [ ]OA [ ]WA'}  ID {w.id:.2f}"]
-        return contact_sheet(images, titles, columns=2 * columns, side=1.5)
+        return contact_sheet(images, titles, columns=2 * columns, side=1.5, caption=caption)
 
-    def examples(self) -> bytes:
+    def examples(self, caption: str = "") -> bytes:
         """The worst of each kind, photo and map, as PNG (Fig. D).
 
         Raises:
@@ -106,7 +107,7 @@ class ErrorAnalysis:
                 titles += [f"{kind}: {text}", f"ID {of_kind.id:.2f}"]
         if not images:
             raise InputError("no failed explanation has a box to sort it by")
-        return contact_sheet(images, titles, columns=2)
+        return contact_sheet(images, titles, columns=2, caption=caption)
 
 
 def analyse_errors(
@@ -118,6 +119,7 @@ def analyse_errors(
     count: int = 100,
     measure: str = "id_published",
     batch_size: int = 8,
+    style: Style | None = None,
 ) -> ErrorAnalysis:
     """Sort the ``count`` lowest ID scores among those not above ``threshold``.
 
@@ -130,6 +132,7 @@ def analyse_errors(
         count: failed images to sort.
         measure: column of the table.
         batch_size: images at a time.
+        style: colours of the maps shown.
     """
     rows = table[(table["method"] == method) & table["error"].isna()]
     failed = rows[~(rows[measure] > threshold)].sort_values([measure, "image"]).head(count)
@@ -153,7 +156,7 @@ def analyse_errors(
                     image,
                     score,
                     np.asarray(shown),
-                    np.asarray(overlaid(shown, heatmap[0])),
+                    np.asarray(overlaid(shown, heatmap[0], style)),
                     mass=None if inside is None else relevance_mass(heatmap, inside).item(),
                     attended=attended_area(heatmap).item(),
                     box=None if mask is None else mask.mean().item(),

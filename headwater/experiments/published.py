@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+WEIGHTS = "ResNet50_Weights.IMAGENET1K_V1"
+"""What the papers' networks have, or what their training began with. The authors' code loads
+``resnet50(pretrained=True)`` (``models/__init__.py``, line 138), which is V1 in torchvision."""
 IMAGENET = "ImageNet"
 CUB = "CUB-200-2011"
 
@@ -53,15 +56,18 @@ class GridExperiment:
     Attributes:
         name: of the experiment.
         title: what the figure shows.
-        methods: names, with the paper's heading for each.
-        classes: names of the classes of the paper's images; without any in the data, images are drawn at random.
+        methods: as the authors' code computes them, with the paper's heading for each.
+        ours: the same as this project computes them.
+        classes: names of the classes of the paper's images by data set; without any in the data, images are drawn at
+            random.
         images_in_rows: images are rows and methods columns, or the other way round.
     """
 
     name: str
     title: str
     methods: Mapping[str, str]
-    classes: tuple[str, ...]
+    ours: Mapping[str, str]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     images_in_rows: bool = True
 
 
@@ -181,59 +187,70 @@ _FIG5 = {
     "guided-backprop": "guided backprop",
     "gradcam": "Grad-CAM",
     "scorecam": "Score-CAM",
-    "otsuki2024": _OURS,
 }
-_FIG_E = {name: _FIG5[name] for name in ("lrp-epsilon", "gradcam", "scorecam", "otsuki2024")}
+_FIG_E = {name: _FIG5[name] for name in ("lrp-epsilon", "gradcam", "scorecam")}
+_FIG4 = {"rise": "RISE", "gradcam": "Grad-CAM", "lrp-epsilon": "LRP", "abn": "ABN", "c3-lrp": "C3-LRP"}
+_PRINTED, _EXACT = {"otsuki2024-published+hq": _OURS}, {"otsuki2024": _OURS}
+
+
+def _variants(headings: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Composites with their headings, as published and quantized; and the same, exact."""
+    return {f"{name}-published+hq": text for name, text in headings.items()}, headings
+
+
 _GRIDS = (
     GridExperiment(
         "otsuki2024-fig5",
         "Otsuki et al. 2024, Fig. 5: maps of each method",
-        _FIG5,
-        ("Brandt Cormorant", "Savannah Sparrow", "Sock", "Bustard", "Bee"),
+        _FIG5 | _PRINTED,
+        _FIG5 | _EXACT,
+        {"cub": ("Brandt Cormorant", "Savannah Sparrow"), "imagenet": ("Sock", "Bustard", "Bee")},
     ),
     GridExperiment(
         "otsuki2024-fig6",
         "Otsuki et al. 2024, Fig. 6: ablation of the splitting",
-        {"otsuki2024-i": "(i) symmetric, identity out", "otsuki2024": "(iv) ratio, in"},
-        (),
+        *_variants({"otsuki2024-i": "(i) symmetric, identity out", "otsuki2024": "(iv) ratio, in"}),
     ),
     GridExperiment(
         "otsuki2024-figA",
         "Otsuki et al. 2024, Fig. A: heat quantization",
+        {"otsuki2024-published": "without", "otsuki2024-published+hq": "with heat quantization"},
         {"otsuki2024": "without", "otsuki2024+hq": "with heat quantization"},
-        ("Ping Pong Ball",),
+        {"imagenet": ("Ping Pong Ball",)},
     ),
     GridExperiment(
         "otsuki2024-figB",
         "Otsuki et al. 2024, Fig. B: symmetric and ratio splitting",
-        {"otsuki2024-ii": "symmetric", "otsuki2024": "ratio"},
-        ("Beacon",),
+        *_variants({"otsuki2024-ii": "symmetric", "otsuki2024": "ratio"}),
+        {"imagenet": ("Beacon",)},
     ),
     GridExperiment(
         "otsuki2024-figC",
         "Otsuki et al. 2024, Fig. C: identity skips out and in, symmetric splitting",
-        {"otsuki2024-i": "(i)", "otsuki2024-ii": "(ii)"},
-        ("African Elephant",),
+        *_variants({"otsuki2024-i": "(i)", "otsuki2024-ii": "(ii)"}),
+        {"imagenet": ("African Elephant",)},
     ),
     GridExperiment(
         "otsuki2024-figE",
         "Otsuki et al. 2024, Fig. E: further maps",
-        _FIG_E,
-        ("Water Ouzel", "Arabian Camel", "Ram"),
+        _FIG_E | _PRINTED,
+        _FIG_E | _EXACT,
+        {"imagenet": ("Water Ouzel", "Arabian Camel", "Ram")},
         images_in_rows=False,
     ),
     GridExperiment(
         "otsuki2024-figF",
         "Otsuki et al. 2024, Fig. F: further maps",
-        _FIG_E,
-        ("Wombat", "Rock Wren", "Geococcyx"),
+        _FIG_E | _PRINTED,
+        _FIG_E | _EXACT,
+        {"imagenet": ("Wombat",), "cub": ("Rock Wren", "Geococcyx")},
         images_in_rows=False,
     ),
     GridExperiment(
         "doublet2024-fig4",
         "Doublet et al., Fig. 4: maps of each method",
-        {"rise": "RISE", "gradcam": "Grad-CAM", "lrp-epsilon": "LRP", "abn": "ABN", "c3-lrp": "C3-LRP"},
-        (),
+        _FIG4,
+        _FIG4,
     ),
 )
 TABLES: Mapping[str, TableExperiment] = {e.name: e for e in _TABLES}

@@ -139,7 +139,8 @@ def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -
         for number, table in enumerate(having):
             mine = table[table["method"] == method]
             means = mine.select_dtypes("number").mean()
-            rows.append({"image": f"network {number}", "method": method, "error": None, **means.to_dict()})
+            known = {"image": f"network {number}", "method": method, "error": None, "weights": mine["weights"].iloc[0]}
+            rows.append({**known, **means.to_dict()})
     return pd.DataFrame(rows)
 
 

@@ -37,13 +37,18 @@ class Style:
         sign: ``"positive"`` shows negative relevance as 0, ``"absolute"`` its size, ``"signed"`` both around 0;
             ``"auto"`` is signed where negative relevance has more than a hundredth of the mass.
         clip: percentile of the map's size at which the colours end, so that single pixels don't hide the rest.
+        clip_by: what the percentile counts: ``"pixels"``, or ``"mass"``: the value below which pixels hold that part of
+            the relevance.
         opacity: of the map laid over the photo where it is strongest, in [0, 1].
+        even: lay the map over the photo in its own colours, with the same opacity everywhere.
     """
 
     colormap: str | None = None
     sign: Sign = "auto"
     clip: float = 99.5
+    clip_by: Literal["pixels", "mass"] = "pixels"
     opacity: float = 0.85
+    even: bool = False
 
     def __post_init__(self) -> None:
         if self.sign not in get_args(Sign):
@@ -52,6 +57,8 @@ class Style:
             raise InputError(
                 f"matplotlib has no colour map {self.colormap!r}; inferno, viridis, jet, RdBu_r, ... are some"
             )
+        if self.clip_by not in ("pixels", "mass"):
+            raise InputError(f"clip_by must be pixels or mass, got {self.clip_by!r}")
         if not 0 < self.clip <= 100 or not 0 <= self.opacity <= 1:
             raise InputError(f"clip must be in (0, 100] and opacity in [0, 1], got {self.clip} and {self.opacity}")
 
@@ -101,13 +108,22 @@ def shown(heatmap: np.ndarray, style: Style | None = None) -> Shown:
     values = {"absolute": np.abs(heatmap), "positive": np.maximum(heatmap, 0)}.get(style.sign, heatmap)
     finite = values[np.isfinite(values)]
     sizes = np.abs(finite) if signed else np.maximum(finite, 0)
-    top = float(np.percentile(sizes, style.clip)) if sizes.size else 0.0
+    top = _top(sizes, style) if sizes.size else 0.0
     largest = float(sizes.max(initial=0.0))
     top = top if top > 0 else largest or 1.0
     norm = Normalize(-top if signed else 0.0, top, clip=True)
     colormap = matplotlib.colormaps[style.colormap or ("RdBu_r" if signed else "inferno")]
     below = bool(finite.min(initial=0.0) < (-top if signed else 0.0))
     return Shown(values, norm, colormap, signed, bool(finite.max(initial=0.0) > top), below)
+
+
+def _top(sizes: np.ndarray, style: Style) -> float:
+    """Where the colours end, of sizes that are not negative."""
+    if style.clip_by == "pixels":
+        return float(np.percentile(sizes, style.clip))
+    ordered = np.sort(sizes, axis=None)
+    held = np.cumsum(ordered, dtype=np.float64)
+    return float(ordered[min(np.searchsorted(held, held[-1] * style.clip / 100), len(ordered) - 1)])
 
 
 def overlay(image: Image.Image, heatmap: np.ndarray, style: Style | None = None) -> Image.Image:
@@ -126,16 +142,20 @@ def overlay(image: Image.Image, heatmap: np.ndarray, style: Style | None = None)
     pixels, values, result = photo.reshape(-1, 3), view.values.reshape(-1), laid.reshape(-1, 3)
     for start in range(0, len(pixels), _CHUNK):
         part = slice(start, start + _CHUNK)
-        result[part] = _mixed(pixels[part], replace(view, values=values[part]), style.opacity)
+        result[part] = _mixed(pixels[part], replace(view, values=values[part]), style)
     return Image.fromarray(laid)
 
 
-def _mixed(photo: np.ndarray, view: Shown, opacity: float) -> np.ndarray:
+def _mixed(photo: np.ndarray, view: Shown, style: Style) -> np.ndarray:
     """Pixels ``(N, 3)`` of a photo with those of its map laid over them, uint8."""
     photo = photo / 255
+    if style.even:
+        mixed = (1 - style.opacity) * photo + style.opacity * view.colours()
+        mixed = np.where(np.isfinite(view.values)[:, None], mixed, 0.35 * photo + 0.65)
+        return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
     grey = photo @ np.array([0.299, 0.587, 0.114])
     base = 0.55 * grey[:, None] + 0.25 * photo  # muted, so that the map's colours are the only strong ones
-    alpha = (opacity * np.sqrt(view.strength()))[:, None]
+    alpha = (style.opacity * np.sqrt(view.strength()))[:, None]
     mixed = (1 - alpha) * base + alpha * view.colours()
     mixed = np.where(np.isfinite(view.values)[:, None], mixed, 0.35 * base + 0.65)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)

@@ -48,6 +48,7 @@ class SummaryTable:
         against: for each ID measure, the baseline with the highest mean; missing where there is none.
         failed: images that could not be read.
         accuracy: how often the network was right; ``None`` over several networks.
+        weights: the networks and their weights.
     """
 
     methods: tuple[str, ...]
@@ -57,6 +58,7 @@ class SummaryTable:
     against: Mapping[str, str]
     failed: int
     accuracy: Accuracy | None = None
+    weights: str = ""
 
     @classmethod
     def of(cls, table: pandas.DataFrame, baselines: Sequence[str]) -> SummaryTable:
@@ -78,10 +80,11 @@ class SummaryTable:
                 against[measure] = best
                 p_values[measure] = paired_p_values({m: by_method[m][measure].tolist() for m in methods}, best)
         failed = int(table[table["error"].notna()]["image"].nunique())
-        return cls(methods, measures, cells, p_values, against, failed, Accuracy.of(table))
+        weights = "; ".join(dict.fromkeys(table["weights"])) if "weights" in table else ""
+        return cls(methods, measures, cells, p_values, against, failed, Accuracy.of(table), weights)
 
     def csv(self) -> str:
-        """One line per method and measure, with the accuracy and the source of the labels in each."""
+        """One line per method and measure, with the accuracy, the source of the labels and the weights in each."""
         columns = ("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against")
         known, rows = self.accuracy, list[list[Cell]]()
         share = None if known is None or known.is_predicted else known.share
@@ -91,8 +94,8 @@ class SummaryTable:
                 p = self.p_values.get(measure, {}).get(method, math.nan)
                 against = self.against.get(measure) if not math.isnan(p) else None
                 numbers = (s.count, s.mean, s.deviation, s.low, s.high, p)
-                rows.append([method, measure, *numbers, against, share, known.source if known else None])
-        return Table((*columns, "accuracy", "label_source"), rows).csv()
+                rows.append([method, measure, *numbers, against, share, known.source if known else None, self.weights])
+        return Table((*columns, "accuracy", "label_source", "weights"), rows).csv()
 
     def markdown(self) -> str:
         """Means with half the 95 % interval; the best of a column bold, * where p < 0.05 against the best baseline."""
@@ -127,6 +130,8 @@ class SummaryTable:
             parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
         if self.failed:
             parts.append(f"{self.failed} images could not be read and are left out.")
+        if self.weights:
+            parts.append(f"Weights: {self.weights}.")
         return " ".join(parts)
 
     def _text(self, method: str, measure: str, between: str) -> str:
