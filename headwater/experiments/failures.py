@@ -81,7 +81,9 @@ class ErrorAnalysis:
         """One line per image; ``kind`` is empty for the reader to fill in where there is no box."""
         rows: list[tuple[Cell, ...]] = []
         for w in self.worst:
-            numbers = (None if value is None else f"{value:.6f}" for value in (w.id, w.attended, w.covered, w.inside, w.box))
+            numbers = (
+                None if value is None else f"{value:.6f}" for value in (w.id, w.attended, w.covered, w.inside, w.box)
+            )
             rows.append((w.image.name, w.image.label, *numbers, w.kind))
         columns = ("image", "label", "id", "attended_area", "box_covered", "inside_box", "box_area", "kind")
         return Table(columns, rows).csv()
