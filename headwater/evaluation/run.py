@@ -74,8 +74,8 @@ def evaluate(
         ``gini``; ``label_source`` (as in the settings, a file's name, or ``"given"`` with the data set), ``classes``
         (how many the network has), ``weights`` (the network and its weights).
 
-    ``out`` then holds these rows as ``results.parquet``, their summary as ``summary.csv``, ``.md`` and ``.tex``, and
-    the mean curves as ``curves.json`` and ``.png``.
+    ``out`` then holds these rows as ``results.parquet``, their summary as ``summary.csv``, ``.md`` and ``.tex``, the
+    paired tests as ``tests.md``, and the mean curves as ``curves.json`` and ``.png``.
 
     Raises:
         DataError: the data do not fit, no image can be read, or ``out`` holds a run with other settings (the difference
@@ -120,6 +120,7 @@ def evaluate(
     write_text(out / "summary.csv", summary.csv())
     write_text(out / "summary.md", summary.markdown() + "\n")
     write_text(out / "summary.tex", summary.latex())
+    write_text(out / "tests.md", summary.tests() + "\n")
     write_text(out / "curves.json", json.dumps(curves, indent=1))
     write_bytes(out / "curves.png", curves_figure(curves))
     return table

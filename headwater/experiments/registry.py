@@ -12,6 +12,7 @@ from headwater.data.labelled import LabelledImages
 from headwater.errors import InputError
 from headwater.evaluation import Settings, evaluate
 from headwater.experiments.conservation import conservation_csv, conservation_figure, conservation_markdown, cut_sums
+from headwater.experiments.cost import COSTS, CostExperiment, cost_markdown
 from headwater.experiments.experiment import Experiment, Outcome, Request, unlabelled
 from headwater.experiments.failures import analyse_errors
 from headwater.experiments.grid import find_classes, mixed_grid
@@ -20,7 +21,7 @@ from headwater.experiments.published import GRIDS, TABLES, GridExperiment, Table
 from headwater.experiments.subjects import STYLES, Data
 from headwater.experiments.tables import measure_table
 from headwater.files import write_bytes, write_text
-from headwater.models import card_of
+from headwater.models import card_of, network_input
 from headwater.report.accuracy import Accuracy
 
 OURS = "otsuki2024+hq"
@@ -150,9 +151,31 @@ class Failures(Experiment):
         return Outcome(analysis.markdown() + (f"\n\n{accuracy}" if accuracy else ""), files, analysis.of)
 
 
+@dataclass(frozen=True)
+class CostOfMaps(Experiment):
+    """Operations, time and memory of maps beside those of a forward pass, on the first image of the sample."""
+
+    cost: CostExperiment
+
+    def images(
+        self, data: str | Path | LabelledImages, models: Sequence[nn.Module], settings: Settings
+    ) -> tuple[LabelledImages, str]:
+        """Any folder of images does; labels play no part."""
+        return super().images(data, models, replace(settings, labels="predicted"))[0], ""
+
+    def run(self, request: Request) -> Outcome:
+        image = request.images.sample(1, request.settings.seed)[0].open()
+        parts = []
+        for model in request.models:
+            heading = [f"### {card_of(model).name}"] * (len(request.models) > 1)
+            parts += [*heading, cost_markdown(self.cost, model, network_input(model, [image]))]
+        return Outcome("\n\n".join(parts), [], 1)
+
+
 _EXPERIMENTS: tuple[Experiment, ...] = (
     *(Table(table.name, table.title, True, table) for table in TABLES.values()),
     *(Grid(grid.name, grid.title, False, grid) for grid in GRIDS.values()),
+    *(CostOfMaps(cost.name, cost.title, False, cost) for cost in COSTS.values()),
     Conservation("otsuki2024-fig7", "Otsuki et al. 2024, Fig. 7: conservation at three cuts", False),
     Failures("otsuki2024-tableD", "Otsuki et al. 2024, Table D: failed explanations", True),
     Failures("otsuki2024-figD", "Otsuki et al. 2024, Fig. D: an example of each kind of failure", True),

@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
 def test_every_name_of_the_issue_is_there():
     names = [*(f"otsuki2024-table{t}" for t in "123BCD"), *(f"otsuki2024-fig{f}" for f in "57ABCDEF")]
     names += ["doublet2024-table1", "doublet2024-table2", "doublet2024-fig4"]
+    names += ["otsuki2024-timing", "doublet2024-cost"]
     assert set(names) <= set(list_experiments())
 
 
@@ -137,7 +138,7 @@ def test_a_row_without_a_network_says_so(model, folder, tmp_path):
     finally:
         hw.register_method("rise", Rise, hw.methods.describe_method("rise"))
     line = next(line for line in done.report.splitlines() if line.startswith("| ABN |"))
-    assert "28.2 / 7.5 / **20.7**" in line and "no network given" in line
+    assert "28.2 ± 5.2 / 7.5 ± 1.1 / **20.7 ± 5.4**" in line and "64.2 ± 0.9" in line and "no network given" in line
 
 
 def test_conservation_at_three_cuts(model, folder, tmp_path):
