@@ -5,9 +5,9 @@
 Every candidate is a composite (which rule at the classifier, which in the last blocks) and a way to take scales
 together. ``choose`` measures all of them on training images of tiny20 and on one half of the photographs; ``report``
 measures ``headwater``, ``otsuki2024`` and the baselines on the other half. --data holds ``tiny20`` and
-``imagenet-sample``; EfficientNet-Lite0 takes part where its package is installed (see benchmarks/efficientnet_lite0.py).
-The page is docs/results/better-map.md; the rows that it is made of are kept in --out, and a row that is there is not
-measured again.
+``imagenet-sample``; EfficientNet-Lite0 takes part where its package is installed, see
+benchmarks/efficientnet_lite0.py. The page is docs/results/better-map.md; the rows that it is made of are kept in --out,
+and a row that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -29,7 +29,7 @@ from headwater.composites import Classifier, LastBlocks
 from headwater.data.labelled import LabelledImage, load_labelled
 from headwater.engine.scales import enlarge, mean_of_scales
 from headwater.files import write_text
-from headwater.methods import AllScales, load_method
+from headwater.methods import load_method
 from headwater.methods.rise import Rise
 from headwater.metrics import randomisation, rank_correlation, relevance_mass
 from headwater.metrics.statistics import paired_p_values, summarise
@@ -37,6 +37,7 @@ from headwater.report.tabular import Cell, Table
 from headwater.rules import AlphaBeta, Epsilon, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results" / "better-map.md"
 Maps = Callable[[Tensor, Tensor], Tensor]
 """From images and classes to maps ``(N, H, W)``."""
 
@@ -51,12 +52,12 @@ def composites() -> dict[str, hw.Composite]:
 
     return {
         "z+": base,
+        "epsilon; alpha-beta in the last quarter": signed(Epsilon(), 0.25),
+        "alpha-beta, centred; alpha-beta in the last quarter": signed(AlphaBeta(centred=True), 0.25),
         "epsilon": signed(Epsilon()),
         "alpha-beta": signed(AlphaBeta()),
         "epsilon, centred": signed(Epsilon(centred=True)),
         "alpha-beta, centred": signed(AlphaBeta(centred=True)),
-        "epsilon; alpha-beta in the last quarter": signed(Epsilon(), 0.25),
-        "alpha-beta, centred; alpha-beta in the last quarter": signed(AlphaBeta(centred=True), 0.25),
         "alpha-beta, centred; alpha-beta in the last half": signed(AlphaBeta(centred=True), 0.5),
     }
 
@@ -338,9 +339,8 @@ def page(tables: Mapping[tuple[str, str], tuple[str, Subject]]) -> str:
     for half, group in groupby(tables.items(), key=lambda item: item[0][0]):
         parts.append(f"## {HEADINGS[half]}")
         for (_, name), (table, subject) in group:
-            parts.append(
-                f"{name}: {len(subject.x)} images, {len(subject.mosaics)} mosaics, {subject.points} steps a curve.\n\n{table}"
-            )
+            counts = f"{len(subject.x)} images, {len(subject.mosaics)} mosaics, {subject.points} steps a curve"
+            parts.append(f"{name}: {counts}.\n\n{table}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -370,7 +370,7 @@ def main() -> None:
             tables[half, subject.name] = (table, subject)
             print(f"{subject.name}\n{table}", flush=True)
     if arguments.what == "all":
-        print(write_text(ROOT / "docs" / "results" / "better-map.md", page(tables)))
+        print(write_text(PAGE, page(tables)))
 
 
 if __name__ == "__main__":

@@ -70,8 +70,8 @@ class Structure:
         first: linear operations with parameters that see the image itself, by name.
         last: linear operations with parameters after which no other comes.
         classifier: linear operations with parameters after rows and columns are gone: the dense layers after the
-            pooling or the class token, back to the nearest join. Where there are none, as with a 1 x 1 convolution before the
-            pooling, those of ``last``.
+            pooling or the class token, back to the nearest join. Where there are none, as with a 1 x 1 convolution
+            before the pooling, those of ``last``.
         nonnegative: values that are never negative.
     """
 

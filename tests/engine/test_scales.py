@@ -28,9 +28,9 @@ def errors(e: hw.Explanation) -> float:
 @pytest.mark.parametrize("cells", [(1, 1), (1, 5), (4, 4), (7, 7), (3, 9), (56, 40), (300, 200)])
 def test_enlarging_keeps_every_cells_value_and_a_constant_map(cells):
     size = (97, 121)
-    one = torch.zeros(cells[0] * cells[1], *cells, dtype=torch.float64)
-    one.flatten(1).fill_diagonal_(1)
-    assert torch.allclose(enlarge(one[:200], size).sum((1, 2)), torch.ones(len(one[:200]), dtype=torch.float64))
+    places = torch.linspace(0, cells[0] * cells[1] - 1, 20).long()
+    one = nn.functional.one_hot(places, cells[0] * cells[1]).double().view(-1, *cells)
+    assert torch.allclose(enlarge(one, size).sum((1, 2)), torch.ones(20, dtype=torch.float64))
     constant = enlarge(torch.ones(1, *cells, dtype=torch.float64), size)
     assert torch.allclose(constant, torch.full_like(constant, cells[0] * cells[1] / (97 * 121)))
     assert enlarge(torch.rand(1, *cells), size).min() >= 0
@@ -101,12 +101,13 @@ def test_a_cuts_map_is_where_its_relevance_is():
             self.mix = nn.Linear(8, 8)
             self.head = nn.Linear(8, 3)
             self.tokens = tokens
+            self.token = nn.Parameter(torch.zeros(1, 1, 8))
 
         def forward(self, x: Tensor) -> Tensor:
             h = self.patches(x).relu()
             if self.tokens:
                 h = h.flatten(2).transpose(1, 2)
-                h = torch.cat([h.new_zeros(len(h), 1, 8), h], 1)
+                h = torch.cat([self.token.expand(len(h), -1, -1), h], 1)
                 return self.head((self.mix(h)).relu()[:, 4])  # row 0, column 3 of 4 x 4
             return self.head(h[:, :, 0, 3])
 
@@ -144,6 +145,7 @@ class Head(nn.Module):
         self.stem = nn.Conv2d(3, 8, 3, 2, 1)
         self.fc1, self.fc2 = nn.Linear(8, 8), nn.Linear(8, 4)
         self.score = nn.Conv2d(8, 4, 1)
+        self.token = nn.Parameter(torch.ones(1, 1, 8))
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x).relu()
@@ -154,8 +156,11 @@ class Head(nn.Module):
         if self.kind == "joined":
             v = h.mean((2, 3))
             return self.fc2((v + self.fc1(v)).relu())
-        h = torch.cat([h.new_ones(len(h), 1, 8), h.flatten(2).transpose(1, 2)], 1)[:, 1] if "token" in self.kind else h
-        return self.fc2(self.fc1(h if h.ndim == 2 else h.mean((2, 3))).relu())
+        if self.kind == "token":
+            v = torch.cat([self.token.expand(len(h), -1, -1), h.flatten(2).transpose(1, 2)], 1)[:, 1]
+        else:
+            v = h.mean((2, 3))
+        return self.fc2(self.fc1(v).relu())
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,9 @@ def test_a_map_against_another_class_sums_to_the_difference_of_the_logits(tmp_pa
     assert e.heatmap.sum().item() == pytest.approx(difference.item(), rel=1e-4)
     assert np.nansum(e.image_map, dtype=np.float64) == pytest.approx(difference.item(), rel=1e-4)
     assert e.additive and e.explained == "tabby, not lion"
-    names = {path.name for path in e.save(tmp_path, scales=True)}
-    assert "tabby.tiny20.headwater.tabby_not_lion.scales.png" in {
-        n.replace("-", "_").replace(",", "") for n in names
-    } or any(name.endswith(".scales.png") for name in names)
+    e.save(tmp_path, scales=True)
+    (drawn,) = tmp_path.glob("*.scales.png")
+    assert drawn.stat().st_size > 10_000
     record = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert record["against"]["name"] == "lion"
     assert e.figure() != hw.explain(TABBY, "tiny20", "headwater", target="tabby").figure()
