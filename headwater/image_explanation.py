@@ -161,7 +161,7 @@ class ImageExplanation(Explanation):
         described = f"{self.path.name}, its relevance map by {self._variant} for {target}, and the map over the image"
         account = Table(ACCOUNT, [account_cells(self.conservation)], "rrr").html()
         classes = class_table(self.logits[0], int(self.target), self.card.class_name)
-        return image_tag(self.figure(), described) + classes + ("" if self.conservation is None else account)
+        return "".join((image_tag(self.figure(), described), classes, "" if self.conservation is None else account))
 
     def save(self, out: str | Path, stem: str | None = None, style: Style | None = None) -> list[Path]:
         """Write ``STEM.overlay.png``, ``STEM.figure.png``, ``STEM.npy`` (the raw map) and ``STEM.json`` to ``out``.

@@ -1,8 +1,9 @@
-"""Images and figures."""
+"""Images, figures and pages."""
 
 from headwater.report.flow import flow_figure
 from headwater.report.images import Labels, Style, figure, overlay
 from headwater.report.notebook import explanation_html, explanation_png
+from headwater.report.page import write_report
 from headwater.report.sheet import contact_sheet
 from headwater.report.stages import c3_figure
 
@@ -16,4 +17,5 @@ __all__ = [
     "figure",
     "flow_figure",
     "overlay",
+    "write_report",
 ]

@@ -36,7 +36,8 @@ def explanation_html(e: Explanation) -> str:
         "" if count == total else f"The first {count} of {total} images."
     )
     explained = ", ".join(f"class {int(target)}" for target in e.target[:count])
-    return image_tag(explanation_png(e), f"Relevance maps of {count} images; explained: {explained}") + table
+    image = image_tag(explanation_png(e), f"Relevance maps of {count} images; explained: {explained}")
+    return "".join((image, table))  # plain text, which notebooks may cut and join as they like
 
 
 ACCOUNT = ("relevance at the output", "sum of the map", "relative error")
