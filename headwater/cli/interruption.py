@@ -1,8 +1,8 @@
 """What happens when a command is interrupted (Ctrl-C) or asked to end (SIGTERM): one line, whatever it is doing.
 
-While the program is still loading, no file and no terminal setting has been touched: the line is written and the process
-ends. Once work has begun, an exception unwinds it, so that progress bars restore the terminal and no file is left half
-written.
+While the program is still loading, no file and no terminal setting has been touched: the line is written, and the
+process ends. Once work has begun, an exception unwinds it, so that progress bars restore the terminal and no file is
+left half written.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ RunFolder = Annotated[
 Data = Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Folder with labelled images.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Name, checkpoint file, run folder or module:function; ResNet-50 if not given."),
+    typer.Option(
+        help="Name, checkpoint file, run folder or module:function; else ResNet-50, EfficientNet-Lite0 or tiny20."
+    ),
 ]
 Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")]
 Weights = Annotated[
@@ -69,8 +71,7 @@ def load_network(
 ) -> nn.Module:
     """The network that ``--model`` names, or the default one, with the weights and preprocessing that are asked for."""
     from headwater.data.preprocessing import with_pipeline
-    from headwater.image_explanation import default_model
-    from headwater.models import card_of, load_model
+    from headwater.models import card_of, default_model, load_model
 
     if model is None and weights is None and arch is None:
         network = default_model()

@@ -48,8 +48,7 @@ def reproduce(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]MODEL",
-            help="Name, checkpoint file or run folder; several give means over networks. ResNet-50 if none. "
-            "With named data, NAME=MODEL.",
+            help="Name, checkpoint file or run folder; several give means over networks. With named data, NAME=MODEL.",
         ),
     ] = None,
     arch: Arch = None,

@@ -14,6 +14,7 @@ from headwater.engine.guards.checks import check_maps
 from headwater.metrics.localisation import relevance_mass
 
 Failure = Literal["IA", "OA", "WA"]
+KINDS: dict[Failure, str] = {"IA": "area too small", "OA": "area too large", "WA": "elsewhere"}
 HALF = 0.5
 """Of the peak, of the box, of the region: every threshold of the rule."""
 
@@ -32,10 +33,12 @@ class Overlap:
 
     def kinds(self) -> list[Failure]:
         """The verdict on each map, see :func:`failure_kinds`."""
-        return [
-            "OA" if covered >= HALF else "IA" if inside >= HALF else "WA"
-            for covered, inside in zip(self.covered.tolist(), self.inside.tolist(), strict=True)
-        ]
+        return [failure_kind(*two) for two in zip(self.covered.tolist(), self.inside.tolist(), strict=True)]
+
+
+def failure_kind(covered: float, inside: float) -> Failure:
+    """The verdict on one failed map from the parts of :class:`Overlap`, see :func:`failure_kinds`."""
+    return "OA" if covered >= HALF else "IA" if inside >= HALF else "WA"
 
 
 def attended_region(heatmap: Float[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:

@@ -25,6 +25,8 @@ from headwater.models import tiny20
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.card import ModelCard, imagenet_wnids
 from headwater.models.checkpoints import as_parameter, load_weights, read_checkpoint
+from headwater.models.efficientnet_lite0 import NAME as LITE0
+from headwater.models.efficientnet_lite0 import load_efficientnet_lite0
 from headwater.models.hub import hub, patience
 from headwater.models.weights import (
     RANDOM,
@@ -50,7 +52,7 @@ def list_models() -> list[str]:
     True
     """
     names = torchvision.models.list_models(module=torchvision.models)
-    return ["tiny20", *(name for name in names if _FAMILIES.fullmatch(name))]
+    return ["tiny20", LITE0, *(name for name in names if _FAMILIES.fullmatch(name))]
 
 
 def load_model(
@@ -63,8 +65,9 @@ def load_model(
     """Load a classifier, in eval mode; its :class:`ModelCard` is its attribute ``card``.
 
     Args:
-        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), a checkpoint file
-            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
+        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled),
+            ``"efficientnet-lite0"`` (ImageNet, of the extra ``headwater[imagenet]``), a checkpoint file (``.pth``,
+            ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
             ``"package.module:function"``: a function of your own that returns the network. The network's attribute
             ``card``, if it is a :class:`ModelCard`, says how images are prepared and what the classes are called.
         weights: ``"v1"`` or ``"v2"`` of torchvision's ImageNet weights (or a member of its enum), a file, or ``"none"``
@@ -80,7 +83,7 @@ def load_model(
             or fails.
         DownloadError: the weights are not in torch's cache and cannot be fetched.
         CheckpointError: the file or run is missing, unsafe, broken, or does not fit the network.
-        MissingDependencyError: ``timm:`` without timm installed.
+        MissingDependencyError: ``timm:`` without timm, or ``"efficientnet-lite0"`` without its extra installed.
 
     >>> model = load_model("tiny20")
     >>> model.card.classes[5]
@@ -93,6 +96,8 @@ def load_model(
         model, card = _from_run(Path(text), arch) if Path(text).is_dir() else _from_file(Path(text), arch)
     elif arch is not None:
         raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(SUFFIXES)})")
+    elif text == LITE0:
+        model, card = load_efficientnet_lite0(wanted)
     elif _FUNCTION.fullmatch(text) and not text.startswith("timm:"):
         model, card = _from_function(text, wanted, allow_code)
     elif text.startswith("timm:"):

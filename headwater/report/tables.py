@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -19,7 +20,7 @@ from headwater.report.tabular import Cell, Table, latex_text
 if TYPE_CHECKING:
     import pandas
 
-_NAMES = {
+MEASURES = {
     "insertion_published": "ins (published)",
     "deletion_published": "del (published)",
     "id_published": "ID (published)",
@@ -91,7 +92,7 @@ class SummaryTable:
         """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("image", kind="stable") for m in methods}
-        measures = tuple(m for m in _NAMES if m in table and table[m].notna().any())
+        measures = tuple(m for m in MEASURES if m in table and table[m].notna().any())
         cells = {(m, c): summarise(rows[c].tolist()) for m, rows in by_method.items() for c in measures}
         others: dict[tuple[str, str], str] = {}
         for measure in (c for c in measures if c.split("_")[0] in _TESTED):
@@ -136,6 +137,16 @@ class SummaryTable:
         rows = [[f"`{method}`", *(cell(method, measure) for measure in self.measures)] for method in self.methods]
         return f"{Table(self._columns, rows).markdown()}\n\n{self.note()}"
 
+    def html(self) -> Markup:
+        """The same for a page, without the note."""
+
+        def cell(method: str, measure: str) -> Markup:
+            text = escape(self._text(method, measure, " ± "))
+            return Markup(f"<strong>{text}</strong>") if self._is_best(method, measure) else text
+
+        rows = [[method, *(cell(method, measure) for measure in self.measures)] for method in self.methods]
+        return Table(self._columns, rows).html()
+
     def latex(self) -> str:
         """The same for a paper, with booktabs."""
 
@@ -150,7 +161,7 @@ class SummaryTable:
 
     @property
     def _columns(self) -> list[str]:
-        return ["method", *(_NAMES[measure] for measure in self.measures)]
+        return ["method", *(MEASURES[measure] for measure in self.measures)]
 
     def note(self) -> str:
         """What the numbers are, in one or two sentences."""
@@ -169,7 +180,7 @@ class SummaryTable:
         how = f"paired t-tests, {known} of one family, Holm"
         by_measure = {m: {c.against for (_, own), c in self.comparisons.items() if own == m} for m in self.measures}
         if all(len(others) <= 1 for others in by_measure.values()):
-            best = [f"{other} in {_NAMES[m]}" for m, others in by_measure.items() for other in others]
+            best = [f"{other} in {MEASURES[m]}" for m, others in by_measure.items() for other in others]
             return f"against {', '.join(best)} ({how})"
         return f"against the method beside it in the table of tests ({how})"
 
@@ -182,7 +193,7 @@ class SummaryTable:
                 found = [self.comparisons.get((method, m)) for m in measures]
                 texts = [_test(c) if c is not None and c.against == against else "" for c in found]
                 rows.append([f"`{method}`", f"`{against}`", *texts])
-        table = Table(("method", "against", *(_NAMES[m] for m in measures)), rows, align="ll" + "r" * len(measures))
+        table = Table(("method", "against", *(MEASURES[m] for m in measures)), rows, align="ll" + "r" * len(measures))
         return f"{table.markdown()}\n\nDifference of the means, and p {self.tested()}."
 
     def _text(self, method: str, measure: str, between: str) -> str:

@@ -134,7 +134,7 @@ def test_every_number_on_cub_has_its_printed_deviation():
 
 def test_accuracy_is_that_of_the_whole_split(folder, tmp_path):
     table = TABLES["doublet2024-table1"]
-    few = replace(table, rows=tuple(row for row in table.rows if row.method == "random")))
+    few = replace(table, rows=tuple(row for row in table.rows if row.method == "random"))
     models = [network(seed) for seed in range(2)]
     shares = [split_accuracy(model, folder, SETTINGS) for model in models]
     assert [share.count for share in shares] == [12, 12]
