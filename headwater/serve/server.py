@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 import uvicorn
+from starlette.applications import Starlette
 from torch import nn
 
 from headwater.errors import HeadwaterError, InputError, OutputError
@@ -53,15 +54,23 @@ def serve(
         say(f"port {port} is taken, so it is {taken}")
     if public:
         say(
-            f"PUBLIC: whoever can reach {host} and knows the password can upload images and use this machine's processor. "
-            "Images are kept in memory until the page is closed. The connection is not encrypted: on a network that you "
-            "do not trust, put a server with HTTPS in front."
+            f"PUBLIC: whoever can reach {host} and knows the password can upload images and use this machine's "
+            "processor. Images are kept in memory until the page is closed. The connection is not encrypted: on a "
+            "network that you do not trust, put a server with HTTPS in front."
         )
     named = f"[{host}]" if ":" in host else host
     say(f"Headwater is at http://{named}:{taken} (Ctrl-C ends it)")
     hosts = ("*",) if public else (*_HOSTS, host)
     app = build(networks, password if public else None, hosts)
-    config = uvicorn.Config(
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)  # the server handles both, and raises them again when it has ended
+    uvicorn.Server(settings(app)).run(sockets=[listening])
+    say("the page is closed")
+
+
+def settings(app: Starlette) -> uvicorn.Config:
+    """How the page is served, whatever the address."""
+    return uvicorn.Config(
         app,
         log_level="warning",
         ws="websockets-sansio",
@@ -71,10 +80,6 @@ def serve(
         server_header=False,
         timeout_graceful_shutdown=1,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)  # the server handles both, and raises them again when it has ended
-    uvicorn.Server(config).run(sockets=[listening])
-    say("the page is closed")
 
 
 def check_access(host: str, public: bool, password: str | None) -> None:
