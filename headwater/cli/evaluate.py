@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated, cast
 
 import typer
@@ -71,8 +73,12 @@ def evaluate(
             out,
             devices=places if several else (),
             progress=progress,
+            command=shlex.join(["headwater", *sys.argv[1:]]),
         )
     if randomise:
         evaluation.measure_randomisation(network, data, settings, randomise, out=out)
     console.print((out / "summary.md").read_text(encoding="utf-8"), markup=False, end="")
-    console.print(f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}", markup=False)
+    console.print(
+        f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}; a page of it all: headwater report {out}",
+        markup=False,
+    )

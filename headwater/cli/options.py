@@ -26,7 +26,9 @@ RunFolder = Annotated[
 Data = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder with labelled images.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Name, checkpoint file, run folder or module:function; ResNet-50 if not given."),
+    typer.Option(
+        help="Name, checkpoint file, run folder or module:function; else ResNet-50, EfficientNet-Lite0 or tiny20."
+    ),
 ]
 Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")]
 Weights = Annotated[
@@ -51,8 +53,7 @@ Labels = Annotated[
 
 def load_network(model: str | None, weights: str, arch: str | None, allow_code: bool) -> nn.Module:
     """The network that ``--model`` names, or the default one."""
-    from headwater.image_explanation import default_model
-    from headwater.models import load_model
+    from headwater.models import default_model, load_model
 
     return default_model() if model is None else load_model(model, weights, arch, allow_code=allow_code)
 

@@ -33,7 +33,7 @@ def reproduce(
     out: RunFolder,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Name, checkpoint file or run folder; several give means over networks. ResNet-50 if none."),
+        typer.Option(help="Name, checkpoint file or run folder; several give means over networks."),
     ] = None,
     arch: Arch = None,
     weights: Weights = "DEFAULT",

@@ -111,6 +111,12 @@ class Preprocessing:
         return Box(left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
 
 
+def seen(x: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """The part of a photo that the network sees, back from the network's input ``(3, H, W)``."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return transforms.to_pil_image((x.detach().cpu().float() * std + mean).clamp(0, 1))
+
+
 def to_image(heatmap: Tensor, box: Box, width: int, height: int, additive: bool = True) -> np.ndarray:
     """A map ``(H, W)`` laid over its image: float32 ``(height, width)``, NaN outside the network's crop.
 

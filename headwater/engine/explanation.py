@@ -99,6 +99,18 @@ class Explanation:
             flow=None if self.flow is None else self.flow.select(index),
         )
 
+    # Notebooks call these. What draws is above the engine, and only imported when a notebook asks.
+
+    def _repr_html_(self) -> str:
+        import headwater
+
+        return headwater.report.explanation_html(self)
+
+    def _repr_png_(self) -> bytes:
+        import headwater
+
+        return headwater.report.explanation_png(self)
+
 
 def warn_if_lost(conservation: Conservation, composite: str, dtype: torch.dtype = torch.float32) -> None:
     """Warn where a map does not sum to the seed, unless the composite is known not to conserve.

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from headwater.data.labelled import LabelledImage
-from headwater.data.preprocessing import Preprocessing
+from headwater.data.preprocessing import Preprocessing, seen
 from headwater.engine.explanation import Explanation
 from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, HeadwaterError
 from headwater.evaluation.labels import PREDICTED
 from headwater.evaluation.settings import Settings
+from headwater.evaluation.thumbnails import small_map, small_photo
 from headwater.heatmaps import heat_quantization
 from headwater.methods import QUANTIZED, Method, load_method
 from headwater.metrics import gini, insertion_deletion, pointing_game, relevance_mass, relevance_rank
+from headwater.metrics.failures import attended_area
 from headwater.models import network_input
 
 
@@ -31,7 +33,10 @@ class Worker:
         self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
 
     def rows(self, images: Sequence[LabelledImage]) -> list[dict[str, Any]]:
-        """One row per image and method of a chunk, also for images that cannot be read."""
+        """One row per image and method of a chunk, also for images that cannot be read.
+
+        The image's small photo is in the row of its first method.
+        """
         readable, photos, masks, broken = [], [], [], {}
         for image in images:
             try:
@@ -52,9 +57,12 @@ class Worker:
             for name in self.settings.methods:
                 e = explained[name.removesuffix(QUANTIZED)]
                 heatmap = heat_quantization(e.heatmap) if name.endswith(QUANTIZED) else e.heatmap
-                for image, row in zip(readable, self._measure(e, heatmap, x, labels, masks), strict=True):
-                    measured[image.name, name] = row
-        empty = {"predicted": -1, "probability": math.nan}
+                rows = self._measure(e, heatmap, x, labels, masks)
+                for image, row, given, one in zip(readable, rows, x, heatmap, strict=True):
+                    first = name == self.settings.methods[0]
+                    photo = small_photo(seen(given, self.preprocessing)) if first else None
+                    measured[image.name, name] = {**row, "map": small_map(one), "photo": photo}
+        empty = {"predicted": -1, "probability": math.nan, "map": None, "photo": None}
         return [
             {
                 "image": image.name,
@@ -114,6 +122,8 @@ class Worker:
                 values[known] = measure(heatmap[known], inside.to(x.device)).float().cpu()
             columns[column] = values
         columns["gini"] = gini(heatmap)
+        columns["attended_area"] = attended_area(heatmap)
+        columns["box_area"] = torch.tensor([math.nan if mask is None else mask.mean().item() for mask in masks])
         plain = {column: values.cpu().tolist() for column, values in columns.items()}
         for k in range(len(x)):
             yield {column: values[k] for column, values in plain.items()}

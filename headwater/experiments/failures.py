@@ -11,12 +11,13 @@ import numpy as np
 from torch import nn
 
 from headwater.data.labelled import LabelledImage
+from headwater.data.preprocessing import seen
 from headwater.errors import InputError
 from headwater.evaluation import object_mask
-from headwater.experiments.grid import overlaid, seen
+from headwater.experiments.grid import overlaid
 from headwater.experiments.published import PUBLISHED_FAILURES
 from headwater.methods import load_method
-from headwater.metrics.failures import Failure, attended_area, failure_kinds
+from headwater.metrics.failures import KINDS, Failure, attended_area, failure_kinds
 from headwater.metrics.localisation import relevance_mass
 from headwater.models import card_of, network_input
 from headwater.report.sheet import contact_sheet
@@ -24,8 +25,6 @@ from headwater.report.tabular import Cell, Table
 
 if TYPE_CHECKING:
     import pandas
-
-KINDS: dict[Failure, str] = {"IA": "area too small", "OA": "area too large", "WA": "elsewhere"}
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from headwater.data.labelled import LabelledImage, LabelledImages
-from headwater.data.preprocessing import Preprocessing
+from headwater.data.preprocessing import seen
 from headwater.errors import InputError
 from headwater.experiments.networks import networks_for
 from headwater.methods import load_method
@@ -66,12 +65,6 @@ def explanation_grid(
         [title(line, image) for line, image in places],
         columns=len(lines) if images_in_rows else len(images),
     )
-
-
-def seen(x: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """The part of a photo that the network sees, back from the network's input ``(3, H, W)``."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return to_pil_image((x.cpu().float() * std + mean).clamp(0, 1))
 
 
 def overlaid(photo: Image.Image, heatmap: Tensor, style: Style | None = None) -> Image.Image:

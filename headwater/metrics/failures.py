@@ -11,6 +11,7 @@ from headwater.engine.guards.checks import check_maps
 from headwater.metrics.localisation import relevance_mass
 
 Failure = Literal["IA", "OA", "WA"]
+KINDS: dict[Failure, str] = {"IA": "area too small", "OA": "area too large", "WA": "elsewhere"}
 
 
 def attended_area(heatmap: Float[Tensor, "n h w"]) -> Float[Tensor, " n"]:
@@ -61,7 +62,15 @@ def failure_kinds(heatmap: Float[Tensor, "n h w"], mask: Shaped[Tensor, "n H W"]
     inside = relevance_mass(heatmap, mask).tolist()
     areas = attended_area(heatmap).tolist()
     boxes = (mask != 0).float().mean((1, 2)).tolist()
-    return [
-        "WA" if mass < 0.5 else "IA" if area < box else "OA"
-        for mass, area, box in zip(inside, areas, boxes, strict=True)
-    ]
+    return [failure_kind(*numbers) for numbers in zip(inside, areas, boxes, strict=True)]
+
+
+def failure_kind(mass: float, attended: float, box: float) -> Failure:
+    """The kind of one failed map, see :func:`failure_kinds`.
+
+    Args:
+        mass: positive relevance in the mask, in [0, 1].
+        attended: attended area, part of the map.
+        box: area of the mask, part of the map.
+    """
+    return "WA" if mass < 0.5 else "IA" if attended < box else "OA"

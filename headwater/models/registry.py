@@ -26,6 +26,8 @@ from headwater.models import tiny20
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.card import ModelCard, imagenet_wnids
 from headwater.models.checkpoints import as_parameter, load_weights, read_checkpoint
+from headwater.models.efficientnet_lite0 import NAME as LITE0
+from headwater.models.efficientnet_lite0 import load_efficientnet_lite0
 from headwater.models.hub import hub, patience
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -43,7 +45,7 @@ def list_models() -> list[str]:
     True
     """
     names = torchvision.models.list_models(module=torchvision.models)
-    return ["tiny20", *(name for name in names if _FAMILIES.fullmatch(name))]
+    return ["tiny20", LITE0, *(name for name in names if _FAMILIES.fullmatch(name))]
 
 
 def load_model(
@@ -56,8 +58,9 @@ def load_model(
     """Load a classifier, in eval mode; its :class:`ModelCard` is its attribute ``card``.
 
     Args:
-        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), a checkpoint file
-            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
+        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled),
+            ``"efficientnet-lite0"`` (ImageNet, of the extra ``headwater[imagenet]``), a checkpoint file (``.pth``,
+            ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
             ``"package.module:function"``: a function of your own that returns the network. The network's attribute
             ``card``, if it is a :class:`ModelCard`, says how images are prepared and what the classes are called.
         weights: a member of torchvision's weights enum (``"DEFAULT"``, ``"IMAGENET1K_V1"``, ...), or ``"none"`` for
@@ -70,7 +73,7 @@ def load_model(
         InputError: no model or weights of that name, or code that is not allowed or fails.
         DownloadError: the weights are not in torch's cache and cannot be fetched.
         CheckpointError: the file or run is missing, unsafe, broken, or does not fit ``arch``.
-        MissingDependencyError: ``timm:`` without timm installed.
+        MissingDependencyError: ``timm:`` without timm, or ``"efficientnet-lite0"`` without its extra installed.
 
     >>> model = load_model("tiny20")
     >>> model.card.classes[5]
@@ -85,6 +88,8 @@ def load_model(
         raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(_SUFFIXES)})")
     elif text == "tiny20":
         model, card = _bundled()
+    elif text == LITE0:
+        model, card = load_efficientnet_lite0(weights)
     elif _FUNCTION.fullmatch(text) and not text.startswith("timm:"):
         model, card = _from_function(text, weights, allow_code)
     elif text.startswith("timm:"):

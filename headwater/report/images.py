@@ -24,6 +24,7 @@ Sign = Literal["auto", "positive", "absolute", "signed"]
 _LONGEST_PANEL = 3.0
 """Largest ratio of the sides of a panel."""
 _DPI = 150
+_BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue (Rec. 601)
 _CHUNK = 2**20  # pixels of an overlay at a time, so that memory stays bounded
 
 
@@ -131,12 +132,18 @@ def overlay(image: Image.Image, heatmap: np.ndarray, style: Style | None = None)
 
 
 def _mixed(photo: np.ndarray, view: Shown, opacity: float) -> np.ndarray:
-    """Pixels ``(N, 3)`` of a photo with those of its map laid over them, uint8."""
+    """Pixels ``(N, 3)`` of a photo with those of its map laid over them, uint8.
+
+    Where the map's colour is dark, the mix is lightened until it is half as bright as the photo, which stays visible.
+    """
     photo = photo / 255
-    grey = photo @ np.array([0.299, 0.587, 0.114])
-    base = 0.55 * grey[:, None] + 0.25 * photo  # muted, so that the map's colours are the only strong ones
-    alpha = (opacity * np.sqrt(view.strength()))[:, None]
+    grey = photo @ _BRIGHTNESS
+    base = 0.7 * grey[:, None] + 0.3 * photo  # muted, so that the map's colours are the only strong ones
+    alpha = (opacity * view.strength())[:, None]
     mixed = (1 - alpha) * base + alpha * view.colours()
+    brightness = mixed @ _BRIGHTNESS
+    missing = np.maximum(0.5 * grey - brightness, 0) / np.maximum(1 - brightness, 0.5)
+    mixed += missing[:, None] * (1 - mixed)
     mixed = np.where(np.isfinite(view.values)[:, None], mixed, 0.35 * base + 0.65)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -18,7 +19,7 @@ from headwater.report.tabular import Cell, Table, latex_text
 if TYPE_CHECKING:
     import pandas
 
-_NAMES = {
+MEASURES = {
     "insertion_published": "ins (published)",
     "deletion_published": "del (published)",
     "id_published": "ID (published)",
@@ -68,7 +69,7 @@ class SummaryTable:
         """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("image", kind="stable") for m in methods}
-        measures = tuple(m for m in _NAMES if m in table and table[m].notna().any())
+        measures = tuple(m for m in MEASURES if m in table and table[m].notna().any())
         cells = {(m, c): summarise(rows[c].tolist()) for m, rows in by_method.items() for c in measures}
         p_values, against = {}, {}
         for measure in (c for c in measures if c.startswith("id_")):
@@ -104,6 +105,16 @@ class SummaryTable:
         rows = [[f"`{method}`", *(cell(method, measure) for measure in self.measures)] for method in self.methods]
         return f"{Table(self._columns, rows).markdown()}\n\n{self.note()}"
 
+    def html(self) -> Markup:
+        """The same for a page, without the note."""
+
+        def cell(method: str, measure: str) -> Markup:
+            text = escape(self._text(method, measure, " ± "))
+            return Markup(f"<strong>{text}</strong>") if self._is_best(method, measure) else text
+
+        rows = [[method, *(cell(method, measure) for measure in self.measures)] for method in self.methods]
+        return Table(self._columns, rows).html()
+
     def latex(self) -> str:
         """The same for a paper, with booktabs."""
 
@@ -118,13 +129,13 @@ class SummaryTable:
 
     @property
     def _columns(self) -> list[str]:
-        return ["method", *(_NAMES[measure] for measure in self.measures)]
+        return ["method", *(MEASURES[measure] for measure in self.measures)]
 
     def note(self) -> str:
         """What the numbers are, in one or two sentences."""
         parts = ["Mean ± half the 95 % interval.", *([str(self.accuracy)] if self.accuracy else [])]
         for measure, best in self.against.items():
-            parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
+            parts.append(f"* p < 0.05 against {best} in {MEASURES[measure]} (paired t-test, Holm).")
         if self.failed:
             parts.append(f"{self.failed} images could not be read and are left out.")
         return " ".join(parts)

@@ -87,16 +87,13 @@ def test_errors_are_one_line_and_a_status(tmp_path, arguments, message):
     assert "Traceback" in headwater("--debug", *arguments).stderr
 
 
-def test_without_network_the_default_model_falls_back_loudly(tmp_path):
-    done = headwater(
-        *("explain", ESPRESSO, "--out", str(tmp_path / "maps")),
-        TORCH_HOME=str(tmp_path),
-        http_proxy="http://127.0.0.1:9",
-        https_proxy="http://127.0.0.1:9",
-    )
+def test_without_a_model_and_without_network_the_extras_network_is_taken_and_named(tmp_path):
+    done = headwater("explain", ESPRESSO, "--out", str(tmp_path / "maps"), TORCH_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "WARNING: falling back to the bundled network tiny20" in done.stderr
-    assert "(tiny20)" in done.stdout
+    assert done.stderr.splitlines() == [
+        "headwater: model efficientnet-lite0: ImageNet's 1,000 classes; ResNet-50's weights are not in torch's cache"
+    ]
+    assert "espresso.jpg: espresso" in done.stdout and "(efficientnet-lite0)" in done.stdout
 
 
 def test_a_checkpoint_with_code_is_refused(tmp_path):
