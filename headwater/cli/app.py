@@ -23,7 +23,7 @@ from headwater.errors import ConservationWarning, HeadwaterError
 
 app = typer.Typer(
     name="headwater",
-    help="Which pixels a residual network used, with an account that adds up.",
+    help="Which pixels a prediction rests on, in values that sum to its probability.",
     epilog="--debug, anywhere: show the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,

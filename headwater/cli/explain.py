@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def explain(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     model: Model = None,
     arch: Arch = None,
     weights: Weights = "DEFAULT",
@@ -28,12 +28,19 @@ def explain(
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Why the target and not this class, by name or number; best with --method headwater."),
+    ] = None,
     out: Folder = Path("maps"),
     quantize: Annotated[int | None, typer.Option(help="Levels of heat quantization of the drawn maps.", min=2)] = None,
     colormap: Annotated[str | None, typer.Option(help="Any of matplotlib's; jet matches the papers.")] = None,
     sign: Annotated[str, typer.Option(help="auto, positive, absolute or signed.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; cuda where there is one.")] = None,
     batch_size: BatchSize = 8,
+    scales: Annotated[
+        bool, typer.Option("--scales", help="Also the map at every scale, from coarse to fine: *.scales.png.")
+    ] = False,
     flow: Annotated[
         bool, typer.Option("--flow", help="Also where relevance flowed, averaged over the images: flow.*.png, .json.")
     ] = False,
@@ -56,7 +63,9 @@ def explain(
         def progress(done: int, total: int) -> None:
             bar.update(within, completed=done, total=total, visible=done < total)
 
-        results = explain_files(images, network, method, target, quantize, batch_size=batch_size, progress=progress)
+        results = explain_files(
+            images, network, method, target, quantize, batch_size=batch_size, progress=progress, against=against
+        )
         check_folder(out)
         for path, e in zip(images, results, strict=True):
             bar.advance(task)
@@ -69,7 +78,7 @@ def explain(
                 flows.append(e.flow)
                 explained.append(path)
             try:
-                overlay = e.save(out, style=style)[0]
+                overlay = e.save(out, style=style, scales=scales)[0]
             except OutputError as error:
                 if concerns_all(error):
                     raise
@@ -77,7 +86,7 @@ def explain(
                 complain(f"{path}: {error}")
                 continue
             bar.console.print(
-                f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} "
+                f"{path}: {e.explained} {e.probability.item():.1%} "
                 f"({e.card.name}){_account(e.conservation)} -> {overlay}",
                 markup=False,
             )

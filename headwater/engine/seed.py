@@ -27,6 +27,8 @@ class Seed:
         logits: the output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
         target: the explained class, long ``(N,)``.
         probability: its softmax probability, its mean over the region for per-pixel outputs, ``(N,)``.
+        against: the class against which it is explained, long ``(N,)``; ``None`` without one.
+        size: sum of the sizes of ``relevance``, ``(N,)``, where there are two classes; else ``None``.
     """
 
     relevance: Float[Tensor, "n ..."]
@@ -34,14 +36,16 @@ class Seed:
     logits: Float[Tensor, "n k *pixels"]
     target: Int[Tensor, " n"]
     probability: Float[Tensor, " n"]
+    against: Int[Tensor, " n"] | None = None
+    size: Float[Tensor, " n"] | None = None
 
 
-def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region) -> Seed:
+def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region, against: Target = None) -> Seed:
     """The seed for an output ``(N,)``, ``(N, K)`` or ``(N, K, H, W)``.
 
     Raises:
         TraceError: the output has another shape.
-        InputError: the target or the region does not fit.
+        InputError: the target, the region or the class against it does not fit.
     """
     if output.ndim not in (1, 2, 4) or len(output) != count:
         raise TraceError(
@@ -59,19 +63,46 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
         predicted = (logits.argmax(1) == classes[:, None, None]).to(logits.dtype)
         found = predicted.flatten(1).sum(1)[:, None, None] > 0
         inside = torch.where(found, predicted, inside)  # a class that is predicted nowhere: everywhere
-    at = classes.view(-1, *[1] * (logits.ndim - 1))
     part = inside / inside.flatten(1).sum(1).view(-1, *[1] * (inside.ndim - 1)) if logits.ndim == 4 else inside
-    probability = torch.take_along_dim(probabilities, at, 1)[:, 0]
-    value = torch.take_along_dim(logits, at, 1)[:, 0]
-    beginning = {"probability": probability, "logit": value, "one": torch.ones_like(value)}[start] * part
-    seed = torch.zeros_like(logits).scatter_(1, at.expand(-1, 1, *logits.shape[2:]), beginning[:, None])
+    probability = _of_class(probabilities, classes)
+    starts = {"probability": probabilities, "logit": logits, "one": torch.ones_like(logits)}[start]
+    beginning = _of_class(starts, classes) * part
+    seed, size, other = _placed(logits, classes, beginning), None, None
+    if against is not None:
+        other = check_against(against, classes, logits)
+        less = _of_class(starts, other) * part
+        seed -= _placed(logits, other, less)
+        size = _total(beginning.abs() + less.abs())
+        beginning = beginning - less
     return Seed(
         seed.reshape(output.shape),
-        beginning.flatten(1).sum(1) if logits.ndim == 4 else beginning,
+        _total(beginning),
         logits,
         classes,
-        (probability * part).flatten(1).sum(1) if logits.ndim == 4 else probability,
+        _total(probability * part),
+        other,
+        size,
     )
+
+
+def _of_class(values: Tensor, classes: Tensor) -> Tensor:
+    """One class's of values ``(N, K, ...)``, ``(N, ...)``."""
+    return torch.take_along_dim(values, _at(classes, values), 1)[:, 0]
+
+
+def _placed(logits: Tensor, classes: Tensor, values: Tensor) -> Tensor:
+    """Zeros shaped as the logits, with values at one class."""
+    at = _at(classes, logits).expand(-1, 1, *logits.shape[2:])
+    return torch.zeros_like(logits).scatter_(1, at, values[:, None])
+
+
+def _at(classes: Tensor, values: Tensor) -> Tensor:
+    return classes.view(-1, *[1] * (values.ndim - 1))
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum of each image's values."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
 def check_target(target: Target, logits: Tensor) -> Tensor:
@@ -90,9 +121,29 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
         )
     if target is None:
         return logits.argmax(1)
-    chosen = check_classes(target, "target", count, logits.device)
+    return _in_range(target, "target", count, classes, logits.device)
+
+
+def check_against(against: int | Tensor, target: Int[Tensor, " n"], logits: Tensor) -> Int[Tensor, " n"]:
+    """The class against which each image is explained, long ``(N,)``, given the explained ones and the logits.
+
+    Raises:
+        InputError: wrong type, shape or range, or the class is the explained one.
+    """
+    chosen = _in_range(against, "against", len(logits), logits.shape[1], logits.device)
+    same = [k for k, equal in enumerate((chosen == target).tolist()) if equal]
+    if same:
+        raise InputError(
+            f"target and against are the same class, {int(target[same[0]])}, for images {same} of this batch; a map of "
+            "why one class and not another needs two (without a target, the predicted class is explained)"
+        )
+    return chosen
+
+
+def _in_range(given: int | Tensor, name: str, count: int, classes: int, device: torch.device) -> Tensor:
+    chosen = check_classes(given, name, count, device)
     if ((chosen < 0) | (chosen >= classes)).any():
-        raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
+        raise InputError(f"{name} {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
     return chosen.expand(count)
 
 

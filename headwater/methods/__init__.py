@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
 
@@ -13,6 +14,7 @@ from headwater.engine.presets import list_composites
 from headwater.errors import InputError
 from headwater.heatmaps import heat_quantization
 from headwater.methods.abn import AttentionMap
+from headwater.methods.all_scales import AllScales
 from headwater.methods.baselines import BASELINES
 from headwater.methods.method import Method, as_method
 from headwater.methods.post_processed import MASKED, PostProcessed
@@ -22,7 +24,7 @@ QUANTIZED = "+hq"
 """Suffix of a method's name: the method's map after heat quantization in 8 levels, as published."""
 
 _COMPARED: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, "rise": Rise, "abn": AttentionMap}
-_METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED}
+_METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED, "headwater": AllScales}
 
 
 _DESCRIPTIONS = {
@@ -35,6 +37,7 @@ _DESCRIPTIONS = {
     "gradcam": "Grad-CAM of the last feature map (pytorch-grad-cam)",
     "gradient-x-input": "gradient times input (Captum)",
     "guided-backprop": "guided backpropagation (Captum)",
+    "headwater": "LRP for ResNet, signed at the classifier, mean over the scales of all cuts; conserving exactly",
     "integrated-gradients": "integrated gradients, 50 steps from the mean colour, 0 in normalised space (Captum)",
     "lrp-epsilon": "LRP as Captum has it, epsilon rule; skips as the gradient has them",
     "lrp-mixture": "LRP as Captum has it, epsilon rule above, z+ below",
@@ -118,4 +121,18 @@ def load_method(name: str, model: nn.Module) -> Method:
     raise InputError(f"no method is called {name!r}; {hint}")
 
 
-__all__ = ["QUANTIZED", "Method", "is_baseline", "list_methods", "load_method", "register_method"]
+def explains_against(method: Method) -> bool:
+    """Whether a method can explain why one class and not another: it takes ``against`` and ``start``, as LRP does."""
+    return {"against", "start"} <= set(inspect.signature(method).parameters)
+
+
+__all__ = [
+    "QUANTIZED",
+    "AllScales",
+    "Method",
+    "explains_against",
+    "is_baseline",
+    "list_methods",
+    "load_method",
+    "register_method",
+]

@@ -4,6 +4,7 @@ from headwater.report.flow import flow_figure
 from headwater.report.images import Labels, Style, figure, overlay
 from headwater.report.notebook import explanation_html, explanation_png
 from headwater.report.page import write_report
+from headwater.report.scales import scales_figure
 from headwater.report.sheet import contact_sheet
 from headwater.report.stages import c3_figure
 
@@ -17,5 +18,6 @@ __all__ = [
     "figure",
     "flow_figure",
     "overlay",
+    "scales_figure",
     "write_report",
 ]
