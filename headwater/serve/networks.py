@@ -11,12 +11,12 @@ from torch import nn
 
 import headwater as hw
 from headwater.errors import InputError
-from headwater.methods import describe_method
+from headwater.methods import describe_method, explains_against
 from headwater.methods.method import Method, Progress
 from headwater.models import card_of, network_input, weights_digest
 
 DEFAULT_METHOD = "otsuki2024"
-_FIRST = (DEFAULT_METHOD, "gradcam", "scorecam", "rise", "integrated-gradients", "c3-lrp")
+_FIRST = (DEFAULT_METHOD, "headwater", "gradcam", "scorecam", "rise", "integrated-gradients", "c3-lrp")
 
 
 def methods_on_offer() -> dict[str, str]:
@@ -44,7 +44,8 @@ class Network:
         shown: Image.Image,
         path: Path,
         method: str,
-        target: int | str | None,
+        target: int | None,
+        against: int | None,
         progress: Progress,
     ) -> hw.ImageExplanation:
         """Explain a photo.
@@ -54,17 +55,22 @@ class Network:
             shown: the same, no larger than the page shows it; the explanation keeps this one.
             path: what the photo is called in figures; no file is read or written.
             method: name of the method.
-            target: class to explain, by number or name; ``None`` for the predicted one.
+            target: class to explain; ``None`` for the predicted one.
+            against: explain why the target and not this class; ``None`` for the target alone.
             progress: called with the steps done and the steps in all.
 
         Raises:
-            InputError: no such method or class, or the network is no classifier.
+            InputError: no such method or class, the method explains one class alone, or the network is no classifier.
             MissingDependencyError: the library that does the method's work is not installed.
         """
         if method not in self._methods:
             self._methods[method] = hw.load_method(method, self.model)
-        chosen = None if target is None else self.card.class_index(target)
-        e = self._methods[method](network_input(self.model, [photo]), chosen, progress=progress)
+        explain, options = self._methods[method], dict[str, Any]()
+        if against is not None:
+            if not explains_against(explain):
+                raise InputError("it explains one class; why one and not another: headwater or a composite of LRP")
+            options = {"against": against, "start": "logit"}
+        e = explain(network_input(self.model, [photo]), target, progress=progress, **options)
         if e.logits.ndim != 2:
             raise InputError(f"{self.card.name} has an output per pixel; the page explains classifiers")
         return hw.ImageExplanation(

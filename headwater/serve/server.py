@@ -136,6 +136,6 @@ def _warm_up(network: Network) -> None:
     for name in examples()[:1]:
         photo = Photo.read(example(name), name)
         try:
-            network.explain(photo.decoded(), photo.shown, photo.path, DEFAULT_METHOD, None, lambda *_: None)
+            network.explain(photo.decoded(), photo.shown, photo.path, DEFAULT_METHOD, None, None, lambda *_: None)
         except HeadwaterError:
             return  # what is wrong with the network is said in the page, where another method may do

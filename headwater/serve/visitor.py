@@ -20,7 +20,7 @@ from headwater.serve.line import Line, Standing
 from headwater.serve.messages import frame, parse
 from headwater.serve.networks import Network, methods_on_offer
 from headwater.serve.photo import ACCEPTED, MAX_BYTES, Photo, example, examples
-from headwater.serve.views import COLORMAPS, Arrays, Look, colours, curves, drawn_file, map_view
+from headwater.serve.views import COLORMAPS, Arrays, Look, curves, drawn_file, map_view, painted, paper_figure
 
 MOST_METHODS = 4
 
@@ -93,13 +93,17 @@ class Visitor:
             case "paint":
                 look = Look.of(request)
                 for e in tuple(self._maps.values()):
-                    arrays: Arrays = {"colours": await self._beside(partial(colours, e, look))}
-                    await self._tell("paint", number, arrays, method=e.method)
+                    message, arrays = await self._beside(partial(painted, e, look))
+                    await self._tell("paint", number, arrays, method=e.method, **message)
                 await self._tell("painted", number)
             case "file":
-                e, look = self._map(request.get("method")), Look.of(request)
-                name, content = await self._beside(lambda: drawn_file(e, request.get("what"), look))
-                await self._tell("file", number, {"content": content}, name=name)
+                look, what, maps = Look.of(request), request.get("what"), tuple(self._maps.values())
+                if what == "grid" and maps:
+                    name, content, caption = await self._beside(partial(paper_figure, maps, look))
+                else:
+                    e, caption = self._map(request.get("method")), ""
+                    name, content = await self._beside(partial(drawn_file, e, what, look))
+                await self._tell("file", number, {"content": content}, name=name, caption=caption)
             case "cancel":
                 self._stop()
                 await self._tell("cancelled", number)
@@ -116,21 +120,18 @@ class Visitor:
 
     async def _explain(self, request: Mapping[str, Any], number: object) -> None:
         photo, look = self._chosen_photo(), Look.of(request)
-        methods, target = request.get("methods"), request.get("target")
+        methods = request.get("methods")
         if not isinstance(methods, list) or not 1 <= len(methods) <= MOST_METHODS:
             raise InputError(f"choose one to {MOST_METHODS} methods, got {methods!r}")
-        if target is not None and not isinstance(target, (int, str)):
-            raise InputError(f"a class is a number or a name, got {target!r}")
         network = self._networks.get(str(request.get("network")))
         if network is None:
             raise InputError(f"there is no network {request.get('network')!r}; there are {', '.join(self._networks)}")
-        if target is not None:
-            target = network.card.class_index(target)
+        target, against = (_class(network, request.get(role)) for role in ("target", "against"))
         self._network, self._maps = network, {}
         for method in dict.fromkeys(map(str, methods)):
 
             def work(progress: Progress, method: str = method) -> tuple[hw.ImageExplanation, dict[str, Any], Arrays]:
-                e = network.explain(photo.decoded(), photo.shown, photo.path, method, target, progress)
+                e = network.explain(photo.decoded(), photo.shown, photo.path, method, target, against, progress)
                 return e, *map_view(e, look)
 
             try:
@@ -215,3 +216,9 @@ class Visitor:
         if method not in self._maps:
             raise InputError(f"there is no map of {method!r} yet")
         return self._maps[str(method)]
+
+
+def _class(network: Network, given: object) -> int | None:
+    if given is not None and (not isinstance(given, (int, str)) or isinstance(given, bool)):
+        raise InputError(f"a class is a number or a name, got {given!r}")
+    return None if given is None else network.card.class_index(given)

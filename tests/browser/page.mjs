@@ -106,12 +106,12 @@ const steps = {
     assert.match(await page.locator(".map p").first().textContent(), /conserved/);
   },
   async "another class"(page) {
-    const second = page.locator("#classes button").nth(1);
+    const second = page.locator("#classes .class").nth(1);
     const name = await second.locator("span").first().textContent();
     await second.click();
     await page.locator("#explained", { hasText: `Explained: ${name},` }).waitFor();
     await done(page);
-    assert.equal(await page.locator("#classes button[aria-pressed=true] span").first().textContent(), name);
+    assert.equal(await page.locator("#classes .class[aria-pressed=true] span").first().textContent(), name);
   },
   async "a class by name, and one that does not exist"(page) {
     await page.getByLabel("Another class").fill("nonsense");
@@ -129,6 +129,28 @@ const steps = {
     await page.locator(".map").nth(1).waitFor();
     await done(page);
     assert.deepEqual(await page.locator(".map h3").allTextContents(), ["otsuki2024", "gradcam"]);
+  },
+  async "why this class and not that"(page) {
+    await page.getByLabel("Method 2").selectOption("headwater");
+    await done(page);
+    await page.locator("#classes button", { hasText: "why not?" }).first().click();
+    await page.locator("#explained", { hasText: "espresso, not " }).waitFor();
+    await done(page);
+    assert.match(await page.locator(".map p").nth(1).textContent(), /difference of the logits/);
+    await page.getByLabel("Method 2").selectOption("gradcam");
+    await page.locator("#problem", { hasText: "gradcam: it explains one class" }).waitFor();
+    await page.getByLabel("Another class").fill("espresso");
+    await page.keyboard.press("Enter");
+    await page.locator("#explained", { hasText: "Explained: espresso, probability" }).waitFor();
+    await done(page);
+  },
+  async "scales"(page) {
+    await page.locator("#scale").fill("0");
+    await page.waitForTimeout(500);
+    assert.match(await page.locator("#scale-shown").textContent(), /^\d+ x \d+, /);
+    await page.locator("#scale").focus();
+    await page.keyboard.press("End");
+    assert.equal(await page.locator("#scale-shown").textContent(), "the map itself");
   },
   async "reading values with mouse and keyboard"(page) {
     const stage = page.locator(".stage").first();
@@ -169,6 +191,9 @@ print(a.dtype, a.ndim, bool(np.isfinite(a).all()), a.shape[0] == a.shape[1])`], 
       assert.match(image.name, new RegExp(`^tabby\\..*gradcam\\.espresso\\.${kind}\\.png$`));
       assert.equal(image.content.subarray(1, 4).toString(), "PNG");
     }
+    const paper = await saved(page, "Figure of all maps for a paper (PDF)");
+    assert.equal(paper.content.subarray(1, 4).toString(), "PDF");
+    assert.match(await page.locator("#caption").textContent(), /Columns: what the network saw/);
   },
   async "curves, and a walk through their steps"(page) {
     await page.getByRole("button", { name: "Compute the curves" }).click();

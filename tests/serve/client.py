@@ -69,10 +69,10 @@ class Client:
         self.connection.send(content)
         return self.until("photo", "error")
 
-    def explain(self, *methods: str, target: int | str | None = None, **look: Any) -> list[dict[str, Any]]:
+    def explain(self, *methods: str, target: int | str | None = None, **options: Any) -> list[dict[str, Any]]:
         """All maps, or errors, that one request gives."""
         network = self.hello["networks"][0]["name"]
-        number = self.ask("explain", network=network, methods=methods, target=target, **look)
+        number = self.ask("explain", network=network, methods=methods, target=target, **options)
         answers = []
         while (answer := self.until("map", "error", "done"))["kind"] != "done":
             assert answer["id"] == number

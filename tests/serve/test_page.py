@@ -18,6 +18,7 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import headwater as hw
+from headwater.data.preprocessing import seen
 from headwater.metrics.insertion_deletion import pixel_ranks
 from headwater.models import network_input
 from headwater.serve.access import COOKIE
@@ -58,7 +59,7 @@ def test_a_photo_gets_the_map_that_explain_makes(client):
     assert (photo["width"], photo["height"], photo["animated"]) == (451, 300, False)
     (answer,) = client.explain("otsuki2024")
     expected = hw.explain(TABBY, model="tiny20")
-    assert np.array_equal(answer["arrays"]["values"], expected.heatmap[0].numpy())
+    assert np.array_equal(answer["arrays"]["map"], expected.heatmap[0].numpy())
     assert answer["target"]["name"] == answer["predicted"][0]["name"] == "tabby"
     assert answer["conservation"]["seed"] == expected.probability.item() and answer["additive"]
     assert [join["module"] for join in answer["flow"]] == [join.module for join in expected.flow.joins]
@@ -72,6 +73,27 @@ def test_another_class_and_several_methods(client):
     assert first["target"]["name"] == second["target"]["name"] == "lion"
     assert first["conservation"] is not None and second["conservation"] is None
     assert not np.array_equal(first["arrays"]["values"], second["arrays"]["values"])
+
+
+def test_why_one_class_and_not_another(client):
+    client.upload(TABBY.read_bytes())
+    done, failed = client.explain("headwater", "gradcam", target="tabby", against="lion")
+    expected = hw.explain(TABBY, model="tiny20", method="headwater", target="tabby", against="lion")
+    assert np.array_equal(done["arrays"]["map"], expected.heatmap[0].numpy())
+    assert done["explained"] == "tabby, not lion" and done["against"]["name"] == "lion"
+    assert "gradcam: it explains one class" in failed["message"]
+
+
+def test_every_scale_can_be_drawn(client):
+    client.upload(TABBY.read_bytes())
+    (answer,) = client.explain("otsuki2024")
+    expected = hw.explain(TABBY, model="tiny20").scales
+    assert [scale["name"] for scale in answer["scales"]] == list(expected)
+    for number, (name, maps) in enumerate(expected.items()):
+        client.ask("paint", scale=number)
+        drawn = client.until("paint")
+        assert drawn["scale"] == number
+        assert np.array_equal(drawn["arrays"]["values"], maps[0].float().numpy()), name
 
 
 def test_a_method_that_fails_leaves_the_others(client):
@@ -103,6 +125,15 @@ def test_files_are_those_of_save(client):
         assert image is None or np.array_equal(np.asarray(drawn), np.asarray(image))
 
 
+def test_the_figure_of_all_maps_has_a_caption(client):
+    client.upload(TABBY.read_bytes())
+    client.explain("otsuki2024", "random")
+    client.ask("file", what="grid")
+    answer = client.until("file")
+    assert answer["name"] == "photo.tabby.maps.pdf" and answer["arrays"]["content"].tobytes().startswith(b"%PDF")
+    assert "photo: tabby, 81.2%" in answer["caption"] and "otsuki2024, random" in answer["caption"]
+
+
 def test_curves_are_those_of_insertion_deletion(client, networks):
     client.upload(TABBY.read_bytes())
     (answer,) = client.explain("otsuki2024")
@@ -120,8 +151,7 @@ def test_curves_are_those_of_insertion_deletion(client, networks):
         assert np.array_equal(arrays["deletion"], expected.deletion_curve[0].numpy())
         assert np.array_equal(arrays["ranks"], pixel_ranks(heatmap, protocol)[0].numpy())
         assert np.array_equal(arrays["fraction"], expected.fraction[0].numpy())
-    photo = x[0].movedim(0, -1) * torch.tensor(prepare.std) + torch.tensor(prepare.mean)
-    assert abs(curves["arrays"]["input"] / 255 - photo.numpy()).max() < 0.5 / 255 + 1e-6
+    assert np.array_equal(curves["arrays"]["input"], np.asarray(seen(x[0], prepare)))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +199,7 @@ def test_requests_that_do_not_fit_are_answered(client, request_, message):
         ({"target": "tabbi"}, "did you mean tabby"),
         ({"target": 20}, "0 to 19"),
         ({"target": [3]}, "a number or a name"),
+        ({"target": 5, "against": "tabby"}, "against"),
     ],
 )
 def test_explanations_that_cannot_be_made(client, options, message):

@@ -19,6 +19,7 @@ let explaining = 0; // number of the request whose answers are awaited
 let painting = 0;
 let repaint = false;
 let target = null;
+let against = null;
 let fresh = false; // whether the next map is the first of a new request, and replaces those that are shown
 let cards = new Map();
 const curves = new Curves();
@@ -28,6 +29,7 @@ const look = () => ({
   levels: Number($("levels").value) > 1 ? Number($("levels").value) : 0,
   opacity: Number($("opacity").value) / 100,
   colormap: $("colormap").value,
+  scale: $("scale").value < $("scale").max ? Number($("scale").value) : null,
 });
 
 function say(text, busy = false) {
@@ -50,7 +52,7 @@ function send(next) {
   if (!connection.ready) return complain("The server does not answer; is headwater serve still running?");
   complain("");
   pending = next;
-  target = null;
+  target = against = null;
   say("Reading the photo …", true);
   next.again();
 }
@@ -73,7 +75,7 @@ function explain() {
   if (!photo || !connection.ready) return;
   complain("");
   const methods = [...new Set([...$("methods").querySelectorAll("select")].map((one) => one.value).filter(Boolean))];
-  explaining = connection.ask("explain", { network: $("network").value, methods, target, ...look() });
+  explaining = connection.ask("explain", { network: $("network").value, methods, target, against, ...look() });
   fresh = true;
   $("measure").disabled = true;
   say("Explaining …", true);
@@ -85,6 +87,24 @@ function paint() {
   $("levels-shown").value = levels || "off";
   $("levels").setAttribute("aria-valuetext", levels ? `${levels} levels` : "off");
   for (const { canvas } of cards.values()) canvas.style.opacity = look().opacity;
+  nameScale();
+}
+
+/** Offer the scales of the map that has most of them; the last step is the map itself. */
+function offerScales() {
+  const { value, max } = $("scale");
+  const most = Math.max(0, ...[...cards.values()].map(({ answer }) => answer.scales.length));
+  $("scales").hidden = most < 2;
+  $("scale").max = most;
+  $("scale").value = value === max ? most : value;
+}
+
+function nameScale() {
+  const { scale } = look();
+  const found = scale !== null && [...cards.values()].find(({ answer }) => answer.scales[scale])?.answer.scales[scale];
+  const text = found ? `${found.size.join(" x ")}, ${found.name}` : "the map itself";
+  $("scale-shown").value = text;
+  $("scale").setAttribute("aria-valuetext", text);
 }
 
 /** Ask for other colours; while an answer is awaited only the last wish counts. */
@@ -141,6 +161,7 @@ const answers = {
     }
     const card = new MapCard(answer, photo, named(answer.stem), fetch);
     cards.set(answer.method, card);
+    offerScales();
     $("maps").append(card.element);
     $("results").hidden = false;
     paint();
@@ -157,8 +178,8 @@ const answers = {
     say("Cancelled.");
     $("measure").disabled = !cards.size;
   },
-  paint({ method, arrays }) {
-    cards.get(method)?.paint(arrays.colours);
+  paint(answer) {
+    cards.get(answer.method)?.paint(answer);
   },
   painted() {
     painting = 0;
@@ -167,8 +188,10 @@ const answers = {
       recolour();
     }
   },
-  file({ name, arrays }) {
-    download(named(name), arrays.content, "image/png");
+  file({ name, caption, arrays }) {
+    download(named(name), arrays.content, name.endsWith("pdf") ? "application/pdf" : "image/png");
+    if (caption) $("caption").textContent = caption;
+    if (caption) $("caption").hidden = false;
   },
   error({ id, message }) {
     complain($("problem").hidden || !id ? message : `${$("problem").textContent} — ${message}`);
@@ -214,17 +237,29 @@ function nameClasses() {
   $("names").replaceChildren(...(network?.classes ?? []).map((name) => make("option", { value: name })));
 }
 
-function showClasses({ predicted, target: explained }) {
-  const shown = predicted.some(({ index }) => index === explained.index) ? predicted : [...predicted, explained];
-  $("explained").textContent = `Explained: ${explained.name}, probability ${percent(explained.probability)}.`;
+function showClasses(answer) {
+  const { predicted, target: explained, against: other } = answer;
+  const shown = [...predicted, explained, ...(other ? [other] : [])]
+    .filter(({ index }, k, all) => all.findIndex((one) => one.index === index) === k);
+  $("explained").textContent = `Explained: ${answer.explained}, probability ${percent(explained.probability)}` +
+    (other ? ` (${other.name} ${percent(other.probability)}).` : ".");
+  $("caption").hidden = true;
+  const wish = (chosen, not) => () => {
+    [target, against] = [chosen, not];
+    explain();
+  };
   $("classes").replaceChildren(...shown.map(({ index, name, probability }) => {
-    const pick = () => {
-      target = index;
-      explain();
-    };
-    return make("button", { type: "button", onclick: pick, "aria-pressed": String(index === explained.index) },
-      make("span", {}, name), make("span", {}, percent(probability)),
-      make("meter", { value: probability, "aria-hidden": "true" }));
+    const one = make("button", {
+      type: "button", className: "class", onclick: wish(index, null), "aria-pressed": String(index === explained.index),
+    }, make("span", {}, name), make("span", {}, percent(probability)), make("meter", { value: probability, "aria-hidden": "true" }));
+    const row = make("div", {}, one);
+    if (index !== explained.index) {
+      row.append(make("button", {
+        type: "button", onclick: wish(explained.index, index), "aria-pressed": String(index === other?.index),
+        "aria-label": `Why ${explained.name} and not ${name}?`,
+      }, "why not?"));
+    }
+    return row;
   }));
 }
 
@@ -233,16 +268,15 @@ $("file").addEventListener("change", ({ target: input }) => {
   input.value = "";
 });
 $("network").addEventListener("change", () => {
-  target = null;
+  target = against = null;
   nameClasses();
   explain();
 });
 $("choices").addEventListener("submit", (event) => event.preventDefault());
 $("other").addEventListener("submit", (event) => {
   event.preventDefault();
-  const name = $("class").value.trim();
-  if (!name) return;
-  target = name;
+  target = $("class").value.trim() || null;
+  against = $("against").value.trim() || null;
   explain();
 });
 $("cancel").addEventListener("click", () => connection.ask("cancel"));
@@ -254,7 +288,9 @@ $("measure").addEventListener("click", () => {
 });
 $("opacity").addEventListener("input", paint);
 $("levels").addEventListener("input", recolour);
+$("scale").addEventListener("input", recolour);
 $("colormap").addEventListener("change", recolour);
+$("grid").addEventListener("click", () => cards.size && connection.ask("file", { what: "grid", ...look() }));
 for (const name of ["dragenter", "dragover"]) {
   document.addEventListener(name, (event) => {
     event.preventDefault();
