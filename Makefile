@@ -5,7 +5,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 15
 
-.PHONY: demo test test-all fuzz coverage lint docs bench clean
+.PHONY: demo test test-all browser fuzz coverage lint docs bench clean
 
 demo: .venv/ready
 	$(BIN)/headwater explain examples/espresso.jpg examples/tabby.jpg --model efficientnet-lite0 --out demo
@@ -15,6 +15,10 @@ test: lint
 
 test-all: lint
 	$(PYTEST)
+
+browser: .venv/ready-dev
+	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1
+	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/page.mjs --python $(BIN)/python
 
 fuzz: .venv/ready-dev
 	$(BIN)/python -m fuzz --count 10000 --seed 0 --workers $(WORKERS) --out docs/results/fuzz.md

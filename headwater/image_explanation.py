@@ -197,11 +197,12 @@ class ImageExplanation(Explanation):
 
     def _repr_html_(self) -> str:
         """The figure, the most probable classes and the account, for a notebook."""
-        target = self.card.class_name(int(self.target))
-        described = f"{self.path.name}, its relevance map by {self._variant} for {target}, and the map over the image"
-        account = Table(ACCOUNT, [account_cells(self.conservation)], "rrr").html()
+        drawn = image_tag(
+            self.figure(), f"{self.path.name}, and its relevance map by {self._variant}: {self.explained}"
+        )
         classes = class_table(self.logits[0], int(self.target), self.card.class_name)
-        return "".join((image_tag(self.figure(), described), classes, "" if self.conservation is None else account))
+        account = Table(ACCOUNT, [account_cells(self.conservation)], "rrr").html()
+        return "".join((drawn, classes, "" if self.conservation is None else account))
 
     def save(
         self, out: str | Path, stem: str | None = None, style: Style | None = None, scales: bool = False

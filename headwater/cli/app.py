@@ -16,6 +16,7 @@ from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
 from headwater.cli.report import report
 from headwater.cli.reproduce import reproduce
+from headwater.cli.serve import serve
 from headwater.cli.terminal import complain
 from headwater.cli.train import train
 from headwater.errors import ConservationWarning, HeadwaterError
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, evaluate, report, reproduce, train, models, methods, experiments):
+for command in (explain, serve, evaluate, report, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 
