@@ -116,7 +116,7 @@ def _account(account: Conservation | None) -> str:
     seed, arrived, error = account.seed.item(), account.input.item(), account.error.item()
     if error < 1e-5:
         return f"; relevance conserved to {error:.1e} of {seed:.4f}"
-    return f"; relevance NOT conserved by this method: {arrived:.4f} of {seed:.4f} arrived"
+    return f"; relevance NOT conserved by this method: {arrived:.4g} of {seed:.4g} arrived"
 
 
 def _save_flow(

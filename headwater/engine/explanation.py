@@ -98,6 +98,20 @@ class Explanation:
     coarse: Mapping[str, Float[Tensor, "n h w"]] = field(default_factory=dict)
     against: Int[Tensor, " n"] | None = None
 
+    def __repr__(self) -> str:
+        """What fits in a line; tensors are shown by their attributes.
+
+        >>> import torch, headwater as hw
+        >>> hw.LRP(hw.load_model("tiny20"))(torch.rand(2, 3, 64, 64), target=5)
+        Explanation(heatmap (2, 64, 64), target [5, 5], probability [..., ...], conservation error ...)
+        """
+        parts = [f"heatmap {tuple(self.heatmap.shape)}", f"target {self.target.tolist()}"]
+        parts += [] if self.against is None else [f"against {self.against.tolist()}"]
+        parts.append(f"probability [{', '.join(f'{p:.4f}' for p in self.probability.tolist())}]")
+        if self.conservation is not None:
+            parts.append(f"conservation error {self.conservation.error.max().item():.1e}")
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     @property
     def scales(self) -> dict[str, Float[Tensor, "n h w"]]:
         """Relevance at every scale, from coarse (where the network looked) to fine (what it saw), in the image's size.
