@@ -32,7 +32,7 @@ MADE_FROM = "made_from"
 _SUFFIXES = (".overlay.png", ".figure.png", ".npy")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImageExplanation(Explanation):
     """The explanation of one image, with the image; tensors have a batch of one.
 

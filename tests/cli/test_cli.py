@@ -128,7 +128,7 @@ def test_a_method_that_does_not_conserve_says_so(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     account = json.loads((tmp_path / "tabby.tiny20.c3-lrp.tabby.json").read_text())["conservation"]
-    assert f"NOT conserved by this method: {account['input']:.4f} of {account['seed']:.4f} arrived" in done.stdout
+    assert f"NOT conserved by this method: {account['input']:.4g} of {account['seed']:.4g} arrived" in done.stdout
 
 
 @pytest.mark.parametrize(
