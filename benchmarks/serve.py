@@ -2,8 +2,8 @@
 
     python -m benchmarks.serve [--model NAME] [--visitors 20] [--images 100]
 
-Starts ``headwater serve`` in a process of its own at a free port of this machine. Every image is another, and the maps
-of the visitors are compared with those that the same network makes here.
+Starts ``headwater serve`` in a process of its own at a free port of this machine. Every image is another; the maps of
+the visitors are compared with those that the same network makes here.
 """
 
 from __future__ import annotations

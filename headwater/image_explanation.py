@@ -197,9 +197,8 @@ class ImageExplanation(Explanation):
 
     def _repr_html_(self) -> str:
         """The figure, the most probable classes and the account, for a notebook."""
-        drawn = image_tag(
-            self.figure(), f"{self.path.name}, and its relevance map by {self._variant}: {self.explained}"
-        )
+        maps = f"its relevance map by {self._variant} for {self.explained}, and the map over the image"
+        drawn = image_tag(self.figure(), f"{self.path.name}, {maps}")
         classes = class_table(self.logits[0], int(self.target), self.card.class_name)
         account = Table(ACCOUNT, [account_cells(self.conservation)], "rrr").html()
         return "".join((drawn, classes, "" if self.conservation is None else account))
