@@ -154,8 +154,8 @@ def cost_markdown(experiment: CostExperiment, model: nn.Module, x: Tensor) -> st
         "",
         f"Parameters: {count / 1e6:.1f} M"
         + (f" (printed: {experiment.parameters / 1e6:.1f} M)." if experiment.parameters else "."),
-        f"Measured: one image of {x.shape[2]} x {x.shape[3]}, {_machine(x.device)}, {x.dtype}, medians; MiB: tensors at "
-        "once, without network and image.",
+        f"Measured: one image of {x.shape[2]} x {x.shape[3]}, {_machine(x.device)}, {x.dtype}, medians; MiB: tensors "
+        "at once, without network and image.",
         experiment.note,
     ]
     return "\n".join(said)

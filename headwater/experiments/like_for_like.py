@@ -2,8 +2,9 @@
 
     python -c "from headwater.experiments.like_for_like import *; print(like_for_like(), end='')" > PAGE
 
-where PAGE is ``docs/like-for-like.md``. ``O24:198`` and ``D24:129`` are lines of the papers' texts; ``visualize.py:93`` is a line of the authors' code of Otsuki
-et al. (github.com/keio-smilab24/LRP-for-ResNet, commit cadd126). Doublet et al. have published no code.
+where PAGE is ``docs/like-for-like.md``. ``O24:198`` and ``D24:129`` are lines of the papers' texts, and
+``visualize.py:93`` is one of the authors' code of Otsuki et al. (github.com/keio-smilab24/LRP-for-ResNet, commit
+cadd126). Doublet et al. have published no code.
 """
 
 from __future__ import annotations
