@@ -135,7 +135,10 @@ def test_a_method_that_does_not_conserve_says_so(tmp_path):
     ("arguments", "message"),
     [
         (["train", "cub-vgg"], "no training is called 'cub-vgg'; there are cub-resnet50, cub-abn, tiny20"),
-        (["train", "cub-abn", "--recipe", "mine"], "no recipe is called 'mine'; there are otsuki2024, doublet2024"),
+        (
+            ["train", "cub-abn", "--recipe", "mine"],
+            "no recipe is called 'mine'; there are otsuki2024, otsuki2024-published, doublet2024",
+        ),
         (["train", "cub-abn", "--seeds", "one"], "a whole number was expected, got 'one'"),
         (["train", "tiny20", "--lr", "1"], "tiny20 is trained by its own recipe"),
         (["reproduce", "otsuki2024-table9", "--model", "tiny20"], "did you mean otsuki2024-table"),
