@@ -78,7 +78,7 @@ class Epsilon(SignedRule):
         threshold: see :class:`SignedRule`.
 
     >>> Epsilon(1e-3)
-    Epsilon(eps=0.001, bias=False, centred=False, fallback=True, threshold=0.1)
+    Epsilon(eps=0.001, bias=False, fallback=True, threshold=0.1, centred=False)
     """
 
     eps: float = 1e-6
