@@ -153,7 +153,9 @@ def start_network(recipe: Recipe, classes: int) -> nn.Module:
         if unfit:
             raise CheckpointError(f"{recipe.start} does not fit {recipe.arch}: {', '.join(unfit[:3])} ({len(unfit)})")
         network.load_state_dict({**own, **{name: kept[name] for name in own if name not in head}})
-    return network if recipe.attention_after is None else AttentionBranchNetwork(network, recipe.attention_after)
+    if recipe.attention_after is None:
+        return network
+    return AttentionBranchNetwork(network, recipe.attention_after, recipe.attention_variant)
 
 
 def preprocessing_for(recipe: Recipe) -> Preprocessing:
@@ -247,6 +249,7 @@ def train_classifier(
         card = {
             "arch": recipe.arch,
             "attention_after": recipe.attention_after,
+            "attention_variant": recipe.attention_variant,
             "classes": train.classes,
             "preprocessing": asdict(preprocessing),
         }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.errors import DataError
+from headwater.models.abn import FUKUI, Variant
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Recipe:
         name: the paper whose recipe it is.
         arch: the network.
         attention_after: the stage that an attention branch follows; ``None`` for a network without one.
+        attention_variant: the kind of branch, see :class:`~headwater.models.abn.AttentionBranchNetwork`.
         start: weights to begin with: a member of torchvision's weights enum, ``"none"`` for random ones, or a file.
         validation: images cut from the training set, as many of each class as possible.
         size: side of the images, in pixels; they are stretched to it.
@@ -35,6 +37,7 @@ class Recipe:
     name: str
     arch: str = "resnet50"
     attention_after: str | None = None
+    attention_variant: Variant = FUKUI
     start: str = "DEFAULT"
     validation: int = 600
     size: int = 224
