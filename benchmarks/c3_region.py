@@ -77,20 +77,27 @@ def main() -> None:
     images = data.sample(arguments.samples, settings.seed)
     x = network_input(model, [image.open() for image in images], card_of(model).preprocessing)
     same = correlations(model, x)
-    text = f"""# Results: what C3's region adds
-
-C3-LRP in its parts on tiny20, {arguments.samples} validation images, seed {settings.seed}, {arguments.step} pixels per step. Maps of `doublet2024`
-(Eq. 1 of Doublet et al.) and of `gradient-x-input` correlate by {same.mean():.5f} on average, {same.min():.5f} at least. Made by
-
-```
-python -m benchmarks.c3_region --data ../shared/data/tiny20 --samples {arguments.samples} --step {arguments.step} --out docs/results/c3-region.md
-```
-
-{SummaryTable.of(table, ["gradient-x-input", "random"]).markdown()}
-
-`c3-of-NAME`, `c1c-of-NAME`: the map of NAME inside the region that C3 or C1C chooses on it. `region-of-c3`: the region of `c3-lrp`
-alone, one value inside and none outside. What follows from it: [Methods](../methods.md).
-"""
+    count, step, out = arguments.samples, arguments.step, "docs/results/c3-region.md"
+    lines = (
+        "# Results: what C3's region adds",
+        "",
+        f"C3-LRP in its parts on tiny20, {count} validation images, seed {settings.seed}, {step} pixels per step. "
+        "Maps of `doublet2024`",
+        f"(Eq. 1 of Doublet et al.) and of `gradient-x-input` correlate by {same.mean():.5f} on average, "
+        f"{same.min():.5f} at least. Made by",
+        "",
+        "```",
+        f"python -m benchmarks.c3_region --data ../shared/data/tiny20 --samples {count} --step {step} --out {out}",
+        "```",
+        "",
+        SummaryTable.of(table, ["gradient-x-input", "random"]).markdown(),
+        "",
+        "`c3-of-NAME`, `c1c-of-NAME`: the map of NAME inside the region that C3 or C1C chooses on it. "
+        "`region-of-c3`: the region of `c3-lrp`",
+        "alone, one value inside and none outside. What follows from it: [Methods](../methods.md).",
+        "",
+    )
+    text = "\n".join(lines)
     write_text(arguments.out, text)
     print(text)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -57,8 +58,9 @@ def measure(arch: str, precision: str, batch: int, rounds: int) -> dict[str, flo
     memory = peak() - before
     assert e.conservation is not None
     errors = [e.conservation.error, *e.conservation.checkpoint_errors.values()]
+    image = x.contiguous(memory_format=torch.channels_last)  # as the explanation runs it
     with torch.no_grad():
-        forward = median(lambda: model(x), rounds)
+        forward = median(lambda: model(image), rounds)
     return {
         "error": max(error.max().item() for error in errors),
         "explanation": median(lambda: lrp(x), rounds),
@@ -86,24 +88,29 @@ def main() -> None:
             done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             forward, whole = found["forward"], found["explanation"]
-            rows.append(
-                [f"`{arch}`", precision, f"{found['error']:.1e}", f"{forward * 1e3:.0f} ms", f"{whole * 1e3:.0f} ms"]
-                + [f"{whole / forward:.1f}", f"{found['memory']:.0f} MiB"]
-            )
+            times = [f"{forward * 1e3:.0f} ms", f"{whole * 1e3:.0f} ms", f"{whole / forward:.1f}"]
+            rows.append([f"`{arch}`", precision, f"{found['error']:.1e}", *times, f"{found['memory']:.0f} MiB"])
             print(rows[-1], flush=True)
     columns = ("network", "precision", "worst error at a cut", "forward", "explanation", "ratio", "peak memory")
-    text = f"""# Results: half precision
-
-`otsuki2024`, batch {arguments.batch}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__.split("+")[0]}, medians of {arguments.rounds}. The network runs in the precision given and its values
-are kept in it; relevance and all that it is divided by are float32. Memory is what a call takes beyond the loaded model and its
-plan. ResNet-18 has random weights and images of 224 x 224. Made by
-
-```
-python -m benchmarks.half_precision --archs {arguments.archs} --rounds {arguments.rounds} --out docs/results/half-precision.md
-```
-
-{Table(columns, rows, align="ll" + "r" * 5).markdown()}
-"""
+    run = f"--archs {arguments.archs} --batch {arguments.batch} --rounds {arguments.rounds}"
+    lines = (
+        "# Results: half precision",
+        "",
+        f"`otsuki2024`, batch {arguments.batch}, {torch.get_num_threads()} CPU thread(s), "
+        f"torch {torch.__version__.split('+')[0]}, medians of {arguments.rounds}; load of the machine: "
+        f"{os.getloadavg()[0]:.0f} on {os.cpu_count()} cores.",
+        "The network runs in the precision given and its values are kept in it; relevance and all that it is divided",
+        "by are float32. Memory is what a call takes beyond the loaded model and its plan. ResNet-18 has random",
+        "weights and images of 224 x 224. Made by",
+        "",
+        "```",
+        f"python -m benchmarks.half_precision {run} --out docs/results/half-precision.md",
+        "```",
+        "",
+        Table(columns, rows, align="ll" + "r" * 5).markdown(),
+        "",
+    )
+    text = "\n".join(lines)
     if arguments.out is not None:
         write_text(arguments.out, text)
     print(text)
