@@ -33,7 +33,9 @@ from headwater.cli.terminal import console, evaluation_progress
 
 def evaluate(
     data: Data,
-    methods: Annotated[str, typer.Option(help="Names, separated by commas; NAME+hq for the quantized map.")],
+    methods: Annotated[
+        str, typer.Option(help="Names, separated by commas; NAME+hq or NAME+hq-equation for the quantized map.")
+    ],
     out: RunFolder,
     model: Model = None,
     arch: Arch = None,

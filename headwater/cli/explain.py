@@ -35,7 +35,9 @@ def explain(
     weights: Weights = None,
     prepare: Prepare = None,
     allow_code: AllowCode = False,
-    method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
+    method: Annotated[
+        str, typer.Option(help="See headwater methods; NAME+hq and NAME+hq-equation are quantized.")
+    ] = "otsuki2024",
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")
     ] = None,

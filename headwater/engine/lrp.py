@@ -102,7 +102,8 @@ class LRP:
             scales: note the relevance at cuts, so that :attr:`Explanation.scales` has more than the image.
 
         Returns:
-            An :class:`Explanation`; its tensors are on the device and of the dtype of ``x``.
+            An :class:`Explanation`; its tensors are on the device of ``x``, and of its dtype or float32 if that is a
+            half: the network runs in half precision then, and relevance is passed on in single.
 
         Raises:
             InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite, or
@@ -126,7 +127,7 @@ class LRP:
                 plan, images, lambda output: make_seed(output, len(x), target, start, region, against), account
             )
         conservation = account.conservation(seed.total, relevance, seed.size)
-        warn_if_lost(conservation, self.composite.name, x.dtype)
+        warn_if_lost(conservation, self.composite.name, relevance.dtype)
         if progress is not None:
             progress(1, 1)
         return Explanation(

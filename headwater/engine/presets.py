@@ -110,6 +110,13 @@ _preset(
 )
 _preset("otsuki2024-mixture", (First(), WPlus()), (AfterJoin(8), Epsilon()), _join, *_EXACT)
 _preset(
+    "otsuki2024-mixture-published",
+    (First(), WPlus(eps=1e-5, fallback=False)),
+    (AfterJoin(8), Epsilon(1e-5, bias=True, fallback=False)),
+    _join,
+    *_PUBLISHED,
+)
+_preset(
     "epsilon", _join, REGISTERED, (Type("linear"), Epsilon(bias=True)), (Type("average"), Epsilon(threshold=0)), *_REST
 )
 _preset(

@@ -18,7 +18,7 @@ from headwater.evaluation.labels import PREDICTED
 from headwater.evaluation.settings import Settings
 from headwater.evaluation.thumbnails import small_map, small_photo
 from headwater.heatmaps import heat_quantization
-from headwater.methods import QUANTIZED, Method, load_method
+from headwater.methods import Method, load_method, split_name
 from headwater.metrics import gini, insertion_deletion, pointing_game, relevance_mass, relevance_rank
 from headwater.metrics.failures import overlap
 from headwater.models import network_input
@@ -29,7 +29,7 @@ class Worker:
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, settings: Settings) -> None:
         self.model, self.preprocessing, self.settings = model, preprocessing, settings
-        names = dict.fromkeys(name.removesuffix(QUANTIZED) for name in settings.methods)
+        names = dict.fromkeys(split_name(name)[0] for name in settings.methods)
         self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
 
     def rows(self, images: Sequence[LabelledImage]) -> list[dict[str, Any]]:
@@ -55,8 +55,9 @@ class Worker:
             followed = dict(zip((image.name for image in readable), labels.tolist(), strict=True))
             explained = {name: method(x, checkpoints="cuts") for name, method in self.methods.items()}
             for name in self.settings.methods:
-                e = explained[name.removesuffix(QUANTIZED)]
-                heatmap = heat_quantization(e.heatmap) if name.endswith(QUANTIZED) else e.heatmap
+                base, variant = split_name(name)
+                e = explained[base]
+                heatmap = e.heatmap if variant is None else heat_quantization(e.heatmap, variant=variant)
                 rows = self._measure(e, heatmap, x, labels, masks)
                 for image, row, given, one in zip(readable, rows, x, heatmap, strict=True):
                     first = name == self.settings.methods[0]

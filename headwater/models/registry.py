@@ -22,7 +22,7 @@ from torch import nn
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
 from headwater.models import tiny20
-from headwater.models.abn import AttentionBranchNetwork
+from headwater.models.abn import FUKUI, AttentionBranchNetwork, Variant
 from headwater.models.card import ModelCard, imagenet_wnids
 from headwater.models.checkpoints import as_parameter, load_weights, read_checkpoint
 from headwater.models.efficientnet_lite0 import NAME as LITE0
@@ -284,6 +284,7 @@ def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
         known = json.loads((run / RUN_CARD).read_text())
         name, after, classes = known["arch"], known["attention_after"], known["classes"]
         start = known.get("start")
+        variant = known.get("attention_variant", FUKUI)
         if not (isinstance(name, str) and isinstance(after, str | None) and isinstance(classes, list)):
             raise TypeError("arch must be text, attention_after text or null, classes a list")
         if not isinstance(start, str | None):
@@ -296,7 +297,7 @@ def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
         raise CheckpointError(f"{run / RUN_CARD} is not the card of a run ({error})") from error
     if arch is not None and arch != name:
         raise CheckpointError(f"{run} is a run of {name}, not of {arch}")
-    model = build_classifier(name, len(classes), after)
+    model = build_classifier(name, len(classes), after, variant)
     load_weights(model, read_checkpoint(run / RUN_WEIGHTS), str(run), name)
     weights = f"{run / RUN_WEIGHTS}" + (f", trained from {start}" if start else "")
     version = start if start and _VERSION.fullmatch(start) else None
@@ -317,10 +318,12 @@ def find_runs(folder: Path) -> list[Path]:
     return found
 
 
-def build_classifier(arch: str, classes: int, attention_after: str | None = None) -> nn.Module:
+def build_classifier(
+    arch: str, classes: int, attention_after: str | None = None, attention_variant: Variant = FUKUI
+) -> nn.Module:
     """A network with random weights, with an attention branch after a stage where one is named."""
     model = architecture(arch)[0](num_classes=classes)
-    return model if attention_after is None else AttentionBranchNetwork(model, attention_after)
+    return model if attention_after is None else AttentionBranchNetwork(model, attention_after, attention_variant)
 
 
 def architecture(name: str) -> tuple[Callable[..., nn.Module], Preprocessing, tuple[str, ...]]:

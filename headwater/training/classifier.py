@@ -164,7 +164,7 @@ def start_network(recipe: Recipe, classes: int) -> tuple[nn.Module, str]:
             raise CheckpointError(f"{recipe.start} does not fit {recipe.arch}: {', '.join(unfit[:3])} ({len(unfit)})")
         network.load_state_dict({**own, **{name: kept[name] for name in own if name not in head}})
     if recipe.attention_after is not None:
-        network = AttentionBranchNetwork(network, recipe.attention_after)
+        network = AttentionBranchNetwork(network, recipe.attention_after, recipe.attention_variant)
     return network, source
 
 
@@ -259,6 +259,7 @@ def train_classifier(
         card = {
             "arch": recipe.arch,
             "attention_after": recipe.attention_after,
+            "attention_variant": recipe.attention_variant,
             "classes": train.classes,
             "preprocessing": asdict(preprocessing),
             "start": module.start,

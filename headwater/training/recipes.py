@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import PIPELINES, Preprocessing, with_pipeline
 from headwater.errors import DataError, InputError
+from headwater.models.abn import FUKUI, Variant
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Recipe:
         name: the paper whose recipe it is.
         arch: the network.
         attention_after: the stage that an attention branch follows; ``None`` for a network without one.
+        attention_variant: the kind of branch, see :class:`~headwater.models.abn.AttentionBranchNetwork`.
         start: weights to begin with, as :func:`headwater.load_model` takes them: ``"v1"``, ``"v2"``, a file, or
             ``"none"`` for random ones.
         validation: images cut from the training set, as many of each class as possible.
@@ -41,6 +43,7 @@ class Recipe:
     name: str
     arch: str = "resnet50"
     attention_after: str | None = None
+    attention_variant: Variant = FUKUI
     start: str = "v1"
     validation: int = 600
     size: int = 224
