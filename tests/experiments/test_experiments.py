@@ -241,7 +241,7 @@ def test_table_1_runs_offline_on_a_checkpoint_file(checkpoint, imagenet, tmp_pat
     done = reproduce("otsuki2024-table1", imagenet, [model], tmp_path / "out", settings)
     assert done.report.startswith("# otsuki2024-table1, NOT with the paper's weights\n")
     assert f"NOT so: resnet50 ({checkpoint})" in done.report and "short side to 256, centre 224 x 224" in done.report
-    assert "| Grad-CAM | `gradcam` | 49.7 / 12.6 / **37.1** | 50.8 / 5.5 / **45.3** |" in done.report
+    assert "| Grad-CAM | `gradcam` | 49.7 / 12.6 / **37.1** | 50.8 ± 1.5 / 5.5 ± 0.4 / **45.3 ± 1.1** |" in done.report
     record = json.loads((tmp_path / "out" / "report.json").read_text())
     assert record["weights"][0]["weights"] == str(checkpoint) and record["weights"][0]["version"] is None
     identity = json.loads((tmp_path / "out" / "network-0" / "settings.json").read_text())
