@@ -343,7 +343,7 @@ def _check_maps(draw: Draw, arguments: list[str]) -> None:
         fresh = hw.LRP(model, told["method"])(x, index).heatmap[0]
         exact = hw.LRP(_bundled(torch.float64), told["method"])(x.double(), index).heatmap[0]
         scale = fresh.abs().max().clamp(min=1e-30)
-        # The command explains in batches, whose kernels add in another order: up to hundreds of float32 roundings. A rule
+        # The command explains in batches, whose kernels add in another order: hundreds of float32 roundings. A rule
         # that amplifies them ("epsilon" can, by thousands) shows it by the distance of a float32 map to the exact one.
         limit = max(1e-5, 10 * float((fresh - exact).abs().max() / scale))
         off = float((stored - fresh).abs().max() / scale)
