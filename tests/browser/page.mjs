@@ -102,7 +102,7 @@ const steps = {
     await page.locator(".map").first().waitFor();
     results.first_map_ms = Date.now() - began;
     await done(page);
-    assert.match(await page.locator("#explained").textContent(), /tabby/i);
+    assert.match(await page.locator("#explained").textContent(), /^Explained: .+, probability/);
     assert.match(await page.locator(".map p").first().textContent(), /conserved/);
   },
   async "another class"(page) {
@@ -275,7 +275,7 @@ try {
   for (const width of [1280, 390]) {
     for (const scheme of ["light", "dark"]) {
       const shown = await opened(width, scheme);
-      await shown.getByRole("button", { name: "tabby" }).click();
+      await shown.locator("#examples button", { hasText: "espresso" }).click();
       await done(shown);
       await shown.getByLabel("Method 2").selectOption("gradcam");
       await done(shown);
