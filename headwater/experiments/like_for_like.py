@@ -1,5 +1,7 @@
 """How every printed number was computed, and whether ours is computed the same way.
 
+The page is written by::
+
     python -c "from headwater.experiments.like_for_like import *; print(like_for_like(), end='')" > PAGE
 
 where PAGE is ``docs/like-for-like.md``. ``O24:198`` and ``D24:129`` are lines of the papers' texts; ``visualize.py:93``
