@@ -137,7 +137,8 @@ def _commands() -> dict[str, Any]:
 
 def _arguments(draw: Draw) -> tuple[str, list[str]]:
     commands = _commands()
-    name = draw.one(("explain",) * 8 + ("evaluate",) * 5 + tuple(c for c in commands if c != "serve"))  # it does not end
+    ending = tuple(command for command in commands if command != "serve")
+    name = draw.one(("explain",) * 8 + ("evaluate",) * 5 + ending)
     arguments: list[str] = []
     positional: list[str] = []
     nasty = draw.chance(0.75)
