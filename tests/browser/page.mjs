@@ -54,6 +54,12 @@ const address = await new Promise((resolve, reject) => {
   server.on("exit", () => reject(new Error(`the server ended: ${log}`)));
 });
 
+let ending = false;
+server.on("exit", (code, signal) => {
+  if (ending) return;
+  console.error(`the server ended on its own: ${signal ?? code}\n${log}`);
+  process.exit(1);
+});
 const complaints = [];
 const browser = await chromium.launch({ executablePath: options.chromium, args: ["--no-sandbox"] });
 const results = {};
@@ -278,6 +284,7 @@ try {
   await page.locator("#walk canvas").nth(1).waitFor();
   await done(page);
   await page.locator("#step").fill("15");
+  await page.locator("#levels").fill("1");
   await page.locator("details summary").first().click();
   for (const width of [1280, 390]) {
     for (const colorScheme of ["light", "dark"]) {
@@ -299,6 +306,7 @@ try {
   const page = browser.contexts()[0]?.pages()[0];
   if (page) console.error(`status: ${await status(page)}; problem: ${await page.locator("#problem").textContent()}`);
 } finally {
+  ending = true;
   await browser.close();
   server.kill("SIGINT");
 }
