@@ -56,7 +56,7 @@ def test_other_addresses_need_a_flag_and_a_password(host, public, password, mess
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "websockets"])
 def test_without_the_extra_the_command_says_how_to_install_it(monkeypatch, missing):
-    for name in [name for name in sys.modules if name.startswith(("headwater.serve", "uvicorn", missing))]:
+    for name in [name for name in sys.modules if name.startswith(("headwater.serve.server", "uvicorn", missing))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingDependencyError, match=rf"needs {missing}.*pip install 'headwater\[serve\]'"):
