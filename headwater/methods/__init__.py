@@ -19,8 +19,15 @@ from headwater.methods.method import Method, as_method
 from headwater.methods.post_processed import MASKED, QUANTIZED, quantized, split_name
 from headwater.methods.published import PUBLISHED
 from headwater.methods.rise import Rise
+from headwater.methods.score_cam import ScoreCAM
 
-_COMPARED: dict[str, Callable[[nn.Module], Method]] = {**BASELINES, **PUBLISHED, "rise": Rise, "abn": AttentionMap}
+_COMPARED: dict[str, Callable[[nn.Module], Method]] = {
+    **BASELINES,
+    **PUBLISHED,
+    "scorecam": ScoreCAM,
+    "rise": Rise,
+    "abn": AttentionMap,
+}
 _METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED, "headwater": AllScales}
 
 
@@ -53,7 +60,7 @@ _DESCRIPTIONS = {
     "random": "uniform noise, to compare with",
     "rise": "RISE: the mean of 5,000 random masks, weighted by the probability",
     "rise-published": "RISE with the authors' masks, which show 62 % of the image",
-    "scorecam": "Score-CAM of the last feature map (pytorch-grad-cam)",
+    "scorecam": "Score-CAM of the last feature map, scaled as pytorch-grad-cam does",
     "scorecam-published": "Score-CAM weighted by the probability itself, as the authors' code has it",
 }
 _PUBLISHED = "-published"

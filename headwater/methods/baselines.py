@@ -7,14 +7,12 @@ and returns a map of the image's size; ``conservation`` is ``None``.
 from __future__ import annotations
 
 import contextlib
-import io
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,7 +81,7 @@ class Captum(Baseline):
 
     def __init__(self, model: nn.Module, algorithm: str, **options: Any) -> None:
         super().__init__(model)
-        self.algorithm = getattr(_library("captum.attr", "captum"), algorithm)
+        self.algorithm = getattr(library("captum.attr", "captum"), algorithm)
         self.options = options
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -103,11 +101,11 @@ class CaptumLRP(Baseline):
     def __init__(self, model: nn.Module, mixture: bool = False) -> None:
         super().__init__(model)
         self.mixture = mixture
-        self.captum = _library("captum.attr", "captum")
-        self.rules = _library("captum.attr._utils.lrp_rules", "captum")
+        self.captum = library("captum.attr", "captum")
+        self.rules = library("captum.attr._utils.lrp_rules", "captum")
 
     def _rebuilt(self, graph: Graph) -> Rebuilt:
-        addition = _library("captum.attr._utils.custom_modules", "captum").Addition_Module
+        addition = library("captum.attr._utils.custom_modules", "captum").Addition_Module
         return Rebuilt(graph, self.model, cast("Callable[[], nn.Module]", addition))
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -132,32 +130,20 @@ def _elementwise(kind: str) -> bool:
     return kind in ("sigmoid", "silu", "hardswish", "relu6", "hardtanh", "gelu", "leaky_relu", "elu")
 
 
-class CAM(Baseline):
-    """A class activation map of the last feature map, enlarged to the image, in [0, 1].
+class GradCAM(Baseline):
+    """Grad-CAM of the last feature map, enlarged to the image, in [0, 1] (pytorch-grad-cam)."""
 
-    Args:
-        model: the network.
-        algorithm: name of the class in ``pytorch_grad_cam``.
-        batch_size: masked images at a time, for methods that mask.
-    """
-
-    def __init__(self, model: nn.Module, algorithm: str, batch_size: int = 32) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        library = _library("pytorch_grad_cam", "grad-cam")
-        self.algorithm, self.batch_size = getattr(library, algorithm), batch_size
-        self.make_target = _library("pytorch_grad_cam.utils.model_targets", "grad-cam").ClassifierOutputTarget
+        self.algorithm = library("pytorch_grad_cam", "grad-cam").GradCAM
+        self.make_target = library("pytorch_grad_cam.utils.model_targets", "grad-cam").ClassifierOutputTarget
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         targets = [self.make_target(index) for index in classes.tolist()]
-        silence = io.StringIO()  # the library draws a progress bar for every image
         feature_map, channels = network.feature_map()
         with self.algorithm(network, [feature_map], lambda features: features.movedim(channels, 1)) as cam:
-            cam.compute_input_gradient, cam.batch_size = cam.uses_gradients, self.batch_size
-            # Methods that mask hold every channel's image at once: one image at a time, so that memory is bounded.
-            size = len(x) if cam.uses_gradients else 1
-            with contextlib.redirect_stderr(silence):
-                maps = [cam(x[k : k + size], targets[k : k + size]) for k in range(0, len(x), size)]
-        return torch.from_numpy(np.concatenate(maps)).to(x), None
+            cam.compute_input_gradient = True
+            return torch.from_numpy(cam(x, targets)).to(x), None
 
 
 class Random(Baseline):
@@ -190,7 +176,12 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def _library(module: str, distribution: str) -> Any:
+def library(module: str, distribution: str) -> Any:
+    """A module of an optional distribution.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     try:
         return import_module(module)
     except ImportError as error:
@@ -204,8 +195,7 @@ BASELINES: dict[str, Callable[[nn.Module], Baseline]] = {
     "deeplift": lambda model: Captum(model, "DeepLift"),
     "lrp-epsilon": CaptumLRP,
     "lrp-mixture": lambda model: CaptumLRP(model, mixture=True),
-    "gradcam": lambda model: CAM(model, "GradCAM"),
-    "scorecam": lambda model: CAM(model, "ScoreCAM"),
+    "gradcam": GradCAM,
     "random": Random,
 }
 """Makes each baseline for a model."""

@@ -92,6 +92,27 @@ class Rebuilt(nn.Module):
                 return self.calls[name], channels
         raise InputError("the network has no feature map (N, C, H, W) of more than one pixel; CAM methods need one")
 
+    def features(self, x: Tensor) -> Tensor:
+        """The last feature map of images, channels in dimension 1.
+
+        Raises:
+            InputError: there is none, see :meth:`feature_map`.
+        """
+        module, channels = self.feature_map()
+        kept: list[Tensor] = []
+        hook = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+        self(x)
+        hook.remove()
+        return kept[0].movedim(channels, 1)
+
+    def value_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of the values that depend on the image, the batch first; of images of the size that was traced."""
+        return [
+            tuple(size or 0 for size in shape)
+            for shape in self.graph.shapes.values()
+            if shape[:1] == (self.graph.batch,)
+        ]
+
 
 _POOLING = ("avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 

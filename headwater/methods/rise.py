@@ -87,16 +87,20 @@ class Rise:
         if logits.ndim != 2:
             raise InputError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
         classes = check_target(target, logits)
-        heatmap, done = x.new_zeros((len(x), *x.shape[2:])), 0
+        heatmap, done = x.new_zeros((len(x), x[0, 0].numel())), 0
+        pixels = x.permute(0, 2, 3, 1).contiguous()  # channels last, as the masked images are built
         for masks in self.draw(tuple(x.shape[2:]), x):
-            for k, image in enumerate(x):
-                shown = (image * masks[:, None]).contiguous(memory_format=torch.channels_last)
-                score = network(shown).softmax(1)[:, classes[k]]
-                heatmap[k] += torch.einsum("m,mhw->hw", score, masks)
+            scores = x.new_empty((len(x), len(masks)))
+            jobs = torch.arange(scores.numel(), device=x.device)
+            for part in jobs.split(self.batch_size):
+                owner, mask = part // len(masks), part % len(masks)
+                shown = pixels[owner].mul_(masks[mask][..., None]).permute(0, 3, 1, 2)
+                scores.view(-1)[part] = class_probability(network(shown), classes[owner])
+            heatmap.addmm_(scores, masks.flatten(1))
             done += len(masks)
             if progress is not None:
                 progress(done, self.masks)
-        heatmap = self._scaled(heatmap / (self.masks * self.keep))
+        heatmap = self._scaled(heatmap.view(len(x), *x.shape[2:]) / (self.masks * self.keep))
         return Explanation(heatmap, logits, class_probability(logits, classes), classes)
 
     def draw(self, size: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:

@@ -189,7 +189,7 @@ def _counts(ordered: Tensor, protocol: Protocol, step: int) -> Tensor:
 
 
 def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """The image that replaces missing pixels, shaped as ``x``."""
+    """What replaces missing pixels: an image for each, or one colour ``(1, C, 1, 1)`` for all."""
     if isinstance(baseline, Tensor):
         if baseline.shape != x.shape:
             raise InputError(f"baseline is {tuple(baseline.shape)}, the images are {tuple(x.shape)}")
@@ -202,9 +202,9 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
         if not offset.shape == scale.shape == x.shape[1:2] or not (offset / scale).isfinite().all():
             raise InputError(f"mean and std need a number for each of {x.shape[1]} channels, got {mean!r} and {std!r}")
         black = -offset / scale
-        return black.view(-1, 1, 1).expand_as(x)
+        return black.view(1, -1, 1, 1)
     if baseline == "mean":
-        return torch.zeros_like(x)
+        return x.new_zeros(1, x.shape[1], 1, 1)
     if baseline == "blur":
         return _blurred(x)
     raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))} or images, got {baseline!r}")
@@ -235,29 +235,32 @@ def _curves(
     A job is an image with its first ``count`` pixels (insertion), or without them (deletion). A deletion of nothing
     is the insertion of everything, and the other way round.
     """
-    pixels = rank[0].numel()
-    image = torch.arange(len(x), device=x.device)[:, None].expand_as(counts)
-    inserted = torch.stack([image, torch.zeros_like(counts), counts], 2)
-    deleted = torch.stack([image, torch.ones_like(counts), counts], 2)
+    pixels, (height, width) = rank[0].numel(), x.shape[2:]
+    image = torch.arange(len(x), device=x.device)[:, None]
+    # One number for each job: the image, whether it deletes, and how many pixels.
+    inserted = image * 2 * (pixels + 1) + counts
     ends = (counts == 0) | (counts == pixels)
-    deleted = torch.where(ends[..., None], torch.stack([image, 0 * counts, pixels - counts], 2), deleted)
-    jobs, where = torch.stack([inserted, deleted]).flatten(0, 2).unique(dim=0, return_inverse=True)
+    deleted = torch.where(ends, inserted - counts + pixels - counts, inserted + pixels + 1)
+    jobs, where = torch.stack([inserted, deleted]).unique(return_inverse=True)
     probabilities = torch.empty(len(jobs), device=x.device, dtype=x.dtype)
+    # Channels last, as the mixed images are built: a row per pixel.
+    full, empty = (part.permute(0, 2, 3, 1).flatten(1, 2).contiguous() for part in (x, missing))
     for start in range(0, len(jobs), batch_size):
-        which, deletes, count = jobs[start : start + batch_size].unbind(1)
-        entered = rank[which] < count[:, None, None]
-        kept = (entered != deletes[:, None, None].bool())[:, None]
-        if kept.shape[2:] != x.shape[2:]:
-            kept = functional.interpolate(kept.to(x.dtype), x.shape[2:]).bool()
-        mixed = torch.where(kept, x[which], missing[which]).contiguous(memory_format=torch.channels_last)
-        logits = network(mixed)
+        job = jobs[start : start + batch_size, None]
+        which, deletes, count = (job // (2 * (pixels + 1)))[:, 0], job // (pixels + 1) % 2 == 1, job % (pixels + 1)
+        kept = (rank.flatten(1)[which] < count) != deletes
+        if rank.shape[1:] != x.shape[2:]:
+            cells = kept.view(-1, 1, *rank.shape[1:])
+            kept = functional.interpolate(cells.to(x.dtype), (height, width)).bool().flatten(1)
+        mixed = torch.where(kept[..., None], full[which], empty if len(empty) == 1 else empty[which])
+        logits = network(mixed.view(-1, height, width, x.shape[1]).permute(0, 3, 1, 2))
         if start == 0:
             _check_labels(labels, logits)
         chosen = class_probability(logits, labels[which])
         probabilities[start : start + batch_size] = chosen.to(x.dtype)
         if progress is not None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
-    insertion, deletion = probabilities[where].view(2, *counts.shape)
+    insertion, deletion = probabilities[where]
     return insertion, deletion
 
 

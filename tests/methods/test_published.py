@@ -13,8 +13,9 @@ import headwater as hw
 from headwater.errors import InputError
 from headwater.experiments.networks import networks_for
 from headwater.methods import is_baseline
-from headwater.methods.published import PUBLISHED, ScoreCAMPublished
+from headwater.methods.published import PUBLISHED
 from headwater.methods.rise import Rise, RisePublished
+from headwater.methods.score_cam import ScoreCAMPublished
 from headwater.models.abn import AttentionBranchNetwork
 from headwater.models.registry import build_classifier
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import headwater as hw
 from headwater.errors import InputError
-from headwater.methods.rise import Rise
+from headwater.methods.rise import Rise, RisePublished
 
 
 class Brightness(nn.Module):
@@ -74,6 +74,16 @@ def test_interface_progress_and_model_untouched(tiny, images):
     assert isinstance(hw.load_method("rise", tiny), Rise)
 
 
+@pytest.mark.parametrize("kind", [Rise, RisePublished])
+def test_maps_are_those_of_a_loop_over_images_and_masks(tiny, images, kind):
+    method = kind(tiny, masks=30, cells=3, batch_size=8)
+    masks, classes = torch.cat(list(method.draw((16, 12), images))), torch.tensor([0, 1, 2])
+    for image, index, found in zip(images, classes, method(images, classes).heatmap, strict=True):
+        with torch.no_grad():
+            total = sum(tiny((image * mask)[None]).softmax(1)[0, index] * mask for mask in masks)
+        torch.testing.assert_close(found, method._scaled((total / (30 * 0.3))[None])[0], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"masks": 0}, {"cells": 0}, {"keep": 0.0}, {"keep": 1.5}, {"batch_size": 0}])
 def test_bad_settings(tiny, options):
     with pytest.raises(InputError, match="must be"):
@@ -92,7 +102,7 @@ def test_five_thousand_masks_of_a_large_image_stay_under_two_gigabytes():
     program = """
 import re, torch
 from pathlib import Path
-from headwater.methods.rise import Rise
+from headwater.methods.rise import Rise, RisePublished
 model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 7, 8), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
 Rise(model)(torch.rand(1, 3, 224, 224))
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -9,6 +9,7 @@ from torch import nn
 
 import headwater as hw
 from headwater.errors import InputError
+from headwater.metrics.insertion_deletion import IMAGENET_MEAN, IMAGENET_STD, _blurred, pixel_ranks
 
 
 class MeanBrightness(nn.Module):
@@ -82,6 +83,26 @@ def test_a_constant_map_has_a_stated_answer(protocol):
         assert torch.equal(result.insertion_curve, again.insertion_curve)
         other = hw.insertion_deletion(MeanBrightness(), x, torch.ones(1, 8, 8), 1, protocol, step=8, seed=1, **PLAIN)
         assert not torch.equal(result.insertion_curve, other.insertion_curve)
+
+
+@pytest.mark.parametrize("protocol", ["published", "budget"])
+@pytest.mark.parametrize("options", [{}, {"baseline": "blur"}, {"resolution": (4, 3)}], ids=str)
+def test_curves_are_those_of_a_loop_over_images_points_and_both_curves(tiny, images, protocol, options):
+    heatmaps, labels, step = torch.rand(3, 4, 3), [0, 1, 2], 5 if "resolution" in options else 50
+    result = hw.insertion_deletion(
+        tiny, images, heatmaps, torch.tensor(labels), protocol, step, batch_size=7, **options
+    )
+    order = pixel_ranks(heatmaps, protocol, resolution=options.get("resolution", (16, 12)))
+    cells = order[0].numel()
+    black = -torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)
+    empty = _blurred(images) if "baseline" in options else black.view(1, 3, 1, 1).expand_as(images)
+    for k, label in enumerate(labels):
+        for point, fraction in enumerate(result.fraction[k]):
+            entered = (order[k] < round(fraction.item() * cells)).repeat_interleave(16 // order.shape[1], 0)
+            entered = entered.repeat_interleave(12 // order.shape[2], 1)
+            for curve, kept in ((result.insertion_curve, entered), (result.deletion_curve, ~entered)):
+                expected = tiny(torch.where(kept, images[k], empty[k])[None]).softmax(1)[0, label]
+                torch.testing.assert_close(curve[k, point], expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("protocol", ["published", "budget"])
