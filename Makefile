@@ -18,6 +18,7 @@ test-all: lint
 
 browser: .venv/ready-dev
 	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1
+	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/report.mjs --python $(BIN)/python
 	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/page.mjs --python $(BIN)/python
 
 fuzz: .venv/ready-dev

@@ -25,6 +25,7 @@ from headwater.cli.options import (
     Step,
     Weights,
     check_devices,
+    check_readable,
     load_network,
     split_names,
 )
@@ -58,6 +59,7 @@ def evaluate(
     labels: Labels = "names",
 ) -> None:
     """Measure methods on labelled images: insertion, deletion, conservation, localisation, randomisation."""
+    check_readable(data)
     from headwater import evaluation
     from headwater.metrics.insertion_deletion import Protocol
 
@@ -69,7 +71,7 @@ def evaluate(
     network = load_network(model, weights, arch, allow_code, prepare)
     WORK.begin(out, samples)
     several = len(places) > 1
-    with evaluation_progress() as progress:
+    with evaluation_progress(samples, batch_size) as progress:
         evaluation.evaluate(
             network if several else network.to(places[0]),
             data,
