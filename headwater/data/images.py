@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,7 +39,9 @@ def open_image(path: str | Path) -> Image.Image:
         raise ImageError(f"{path} cannot be read: {error}") from error
 
 
-def read_image(file: BinaryIO, name: str, most: int = MAX_PIXELS, formats: Sequence[str] | None = None) -> Image.Image:
+def read_image(
+    file: BinaryIO, name: str, most: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Read an image as RGB, upright as its EXIF orientation says.
 
     Transparent parts become white, greyscale and CMYK are converted; of several frames the first is read. Deeper

@@ -268,7 +268,7 @@ def figure(
 
 def _stepped(view: Shown, levels: np.ndarray, style: Style) -> tuple[BoundaryNorm, ListedColormap]:
     """Colours of a map that has these values alone, each from half-way below it to half-way above it."""
-    drawn = {"absolute": np.abs, "positive": lambda values: np.maximum(values, 0)}.get(style.sign, np.asarray)(levels)
+    drawn = {"absolute": np.abs(levels), "positive": np.maximum(levels, 0)}.get(style.sign, levels)
     values = np.unique(drawn)
     if len(values) < 2:
         values = np.array([0.0, *values]) if values[0] > 0 else np.array([*values, values[0] + 1])
@@ -342,7 +342,7 @@ def encoded(canvas: Figure, kind: str, metadata: Mapping[str, str] | None = None
     """
     stream = io.BytesIO()
     undated: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
-    settings = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "headwater"}
+    settings: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "headwater"}
     with _quiet_about_glyphs(), matplotlib.rc_context(settings):
         canvas.savefig(stream, format=kind, metadata={**undated, **(metadata or {})})
     return stream.getvalue()

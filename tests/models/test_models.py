@@ -121,7 +121,7 @@ def test_a_checkpoints_classes_are_not_guessed_from_their_number(tmp_path):
     torch.save(torchvision.models.resnet18(weights=None).state_dict(), path := tmp_path / "own.pth")
     card = hw.load_model(path, arch="resnet18").card
     assert card.classes is None and card.wnids is None and card.class_name(281) == "class 281"
-    with pytest.raises(InputError, match="class names of .*own.pth are not known; give the class by its number"):
+    with pytest.raises(InputError, match=r"class names of .*own\.pth are not known; give the class by its number"):
         card.class_index("tabby")
     assert hw.load_model("resnet18", weights=path).card.class_name(281) == "tabby"
 

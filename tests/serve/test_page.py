@@ -347,7 +347,7 @@ def test_of_another_visitor_nothing_can_be_asked(client, address):
                 other.connection.send(json.dumps({**request, "id": number}))
                 assert message in other.until("error")["message"]
         other.ask("paint")
-        assert other.read()["kind"] == "painted"
+        assert other.until("paint", "painted")["kind"] == "painted"
 
 
 def test_one_visitor_too_many_is_told(networks):
@@ -382,7 +382,10 @@ def test_the_page_at_an_ipv6_address(monkeypatch):
         async def send(message):
             sent.append(message)
 
-        await app(scope, None, send)
+        async def receive():
+            return {"type": "http.request"}
+
+        await app(scope, receive, send)
         return sent[0]["status"]
 
     assert asyncio.run(status("[::1]:7860")) == 200
