@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -104,14 +102,8 @@ def same_origin(headers: Headers) -> bool:
 def _with_headers(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=_as_scope(message))
-            for name, value in _HEADERS.items():
-                headers[name] = value
+            message.setdefault("headers", [])
+            MutableHeaders(scope=message).update(_HEADERS)
         await send(message)
 
     return sending
-
-
-def _as_scope(message: Message) -> MutableMapping[str, Any]:
-    message["headers"] = list(message.get("headers", []))
-    return message
