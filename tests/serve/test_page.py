@@ -28,7 +28,7 @@ from headwater.serve.access import COOKIE
 from headwater.serve.app import MOST_VISITORS
 from headwater.serve.networks import Network, by_name
 from headwater.serve.photo import MAX_BYTES, Photo
-from headwater.serve.server import serve
+from headwater.serve.server import listen, serve
 
 from .client import Client, served, visiting
 
@@ -371,6 +371,8 @@ def test_passwords_cannot_be_tried_by_the_thousand(networks):
 def test_the_page_at_an_ipv6_address(monkeypatch):
     """The name that a browser asks by is in brackets."""
     asked = []
+    monkeypatch.setattr("headwater.serve.server.signal.signal", lambda *_: None)
+    monkeypatch.setattr("headwater.serve.server.listen", lambda *_: listen("127.0.0.1", 0))  # where there is no IPv6
     monkeypatch.setattr("headwater.serve.server.uvicorn.Server.run", lambda self, sockets: asked.append(self.config))
     serve([hw.load_model("tiny20")], 0, "::1", say=lambda _: None)
     app = asked[0].app
@@ -383,7 +385,7 @@ def test_the_page_at_an_ipv6_address(monkeypatch):
             sent.append(message)
 
         async def receive():
-            return {"type": "http.request"}
+            await asyncio.sleep(3600)
 
         await app(scope, receive, send)
         return sent[0]["status"]
