@@ -6,7 +6,8 @@ Every candidate is a composite (which rule at the classifier, which in the last 
 together. ``choose`` measures all of them on training images of tiny20 and on one half of the photographs; ``report``
 measures ``headwater``, ``otsuki2024`` and the baselines on the other half. --data holds ``tiny20`` and
 ``imagenet-sample``; EfficientNet-Lite0 takes part where its package is installed. The page is
-docs/results/better-map.md; the rows that it is made of are kept in --out, and a row that is there is not measured again.
+docs/results/better-map.md; the rows that it is made of are kept in --out, and those that are there are not measured
+again.
 """
 
 from __future__ import annotations
