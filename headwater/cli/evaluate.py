@@ -62,6 +62,7 @@ def evaluate(
     check_readable(data)
     from headwater import evaluation
     from headwater.metrics.insertion_deletion import Protocol
+    from headwater.models import card_of
 
     protocols = cast("tuple[Protocol, ...]", tuple(split_names(protocol)))
     settings = evaluation.Settings(
@@ -69,6 +70,7 @@ def evaluate(
     )
     places = check_devices(devices)
     network = load_network(model, weights, arch, allow_code, prepare)
+    settings.step_for(card_of(network).preprocessing.crop ** 2)
     WORK.begin(out, samples)
     several = len(places) > 1
     with evaluation_progress(samples, batch_size) as progress:
