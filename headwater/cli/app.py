@@ -12,6 +12,7 @@ import typer
 import headwater
 from headwater.cli.evaluate import evaluate
 from headwater.cli.explain import explain
+from headwater.cli.export import export
 from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
 from headwater.cli.reproduce import reproduce
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, evaluate, reproduce, train, models, methods, experiments):
+for command in (explain, export, evaluate, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 

@@ -43,28 +43,53 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
         TraceError: the output has another shape.
         InputError: the target or the region does not fit.
     """
-    if output.ndim not in (1, 2, 4) or len(output) != count:
+    logits = with_classes(output, count)
+    mask = None if region is None else region_mask(region, logits)
+    return seed_at(output, logits, check_target(target, class_scores(logits, mask)), start, mask)
+
+
+def with_classes(output: Tensor, count: int) -> Tensor:
+    """The output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
+
+    Raises:
+        TraceError: it has another shape than ``(N,)``, ``(N, K)`` and ``(N, K, H, W)``.
+    """
+    if output.ndim not in (1, 2, 4) or output.shape[0] != count:
         raise TraceError(
             f"the network returns {tuple(output.shape)} for {count} images; supported are logits (N, K), one value per "
             "image (N,), and per-pixel logits (N, K, H, W). Wrap it in a module that returns one of these."
         )
-    logits = output[:, None] if output.ndim == 1 else output
-    if region is not None and logits.ndim != 4:
-        raise InputError(f"region is for networks with per-pixel outputs; this one returns {tuple(output.shape)}")
+    return output[:, None] if output.ndim == 1 else output
+
+
+def class_scores(logits: Tensor, mask: Tensor | None) -> Float[Tensor, "n k"]:
+    """Of which the largest is the predicted class: the logits; for per-pixel logits mean probabilities."""
+    if logits.ndim == 2:
+        return logits
+    return _mean(logits.softmax(1), torch.ones_like(logits[:, 0]) if mask is None else mask)
+
+
+def seed_at(output: Tensor, logits: Tensor, classes: Tensor, start: Start, mask: Tensor | None) -> Seed:
+    """The seed for classes that are known to fit; tensor operations alone, which can be traced.
+
+    Args:
+        output: of the network.
+        logits: the same with a class dimension.
+        classes: long ``(N,)``.
+        start: relevance to begin with.
+        mask: the region of per-pixel logits, ``(N, H, W)``; ``None`` for the pixels where the class is predicted.
+    """
     probabilities = logits.softmax(1)
-    given = None if region is None else _mask(region, logits)
-    inside = torch.ones_like(logits[:, 0]) if given is None else given
-    classes = check_target(target, _mean(probabilities, inside) if logits.ndim == 4 else logits)
-    if logits.ndim == 4 and given is None:
+    inside = torch.ones_like(logits[:, 0]) if mask is None else mask
+    if logits.ndim == 4 and mask is None:
         predicted = (logits.argmax(1) == classes[:, None, None]).to(logits.dtype)
         found = predicted.flatten(1).sum(1)[:, None, None] > 0
         inside = torch.where(found, predicted, inside)  # a class that is predicted nowhere: everywhere
-    at = classes.view(-1, *[1] * (logits.ndim - 1))
+    at = classes.view(-1, *[1] * (logits.ndim - 1)).expand(-1, 1, *logits.shape[2:])
     part = inside / inside.flatten(1).sum(1).view(-1, *[1] * (inside.ndim - 1)) if logits.ndim == 4 else inside
-    probability = torch.take_along_dim(probabilities, at, 1)[:, 0]
-    value = torch.take_along_dim(logits, at, 1)[:, 0]
+    probability, value = probabilities.gather(1, at)[:, 0], logits.gather(1, at)[:, 0]
     beginning = {"probability": probability, "logit": value, "one": torch.ones_like(value)}[start] * part
-    seed = torch.zeros_like(logits).scatter_(1, at.expand(-1, 1, *logits.shape[2:]), beginning[:, None])
+    seed = torch.zeros_like(logits).scatter_(1, at, beginning[:, None])
     return Seed(
         seed.reshape(output.shape),
         beginning.flatten(1).sum(1) if logits.ndim == 4 else beginning,
@@ -81,6 +106,16 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
         InputError: wrong type, shape or range, or scores that are not finite.
     """
     count, classes = logits.shape
+    check_scores(logits)
+    return logits.argmax(1) if target is None else chosen_classes(target, count, classes, logits.device)
+
+
+def check_scores(logits: Tensor) -> None:
+    """Refuse scores ``(N, K)`` that are not finite.
+
+    Raises:
+        InputError: some are NaN or infinity.
+    """
     finite = logits.isfinite().all(1)
     if not finite.all():
         which = [k for k, fine in enumerate(finite.tolist()) if not fine]
@@ -88,9 +123,15 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
             f"the network's output holds NaN or infinity for images {which} of this batch; a map made from it would "
             "mean nothing. In half precision, try float32"
         )
-    if target is None:
-        return logits.argmax(1)
-    chosen = check_classes(target, "target", count, logits.device)
+
+
+def chosen_classes(target: int | Tensor, count: int, classes: int, device: torch.device) -> Tensor:
+    """The class of each image, long ``(N,)``, of a network with so many classes.
+
+    Raises:
+        InputError: wrong type, shape or range.
+    """
+    chosen = check_classes(target, "target", count, device)
     if ((chosen < 0) | (chosen >= classes)).any():
         raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
     return chosen.expand(count)
@@ -112,8 +153,15 @@ def _mean(probabilities: Tensor, inside: Tensor) -> Tensor:
     return (probabilities * inside[:, None]).flatten(2).sum(2)
 
 
-def _mask(region: tuple[int, int] | Tensor, logits: Tensor) -> Tensor:
-    """The region as ones and zeros, ``(N, H, W)``."""
+def region_mask(region: tuple[int, int] | Tensor, logits: Tensor) -> Tensor:
+    """The region as ones and zeros, ``(N, H, W)``; of the logits only shape, dtype and device count.
+
+    Raises:
+        InputError: it does not fit the logits, or is empty.
+    """
+    if logits.ndim != 4:
+        shape = tuple(logits.shape)
+        raise InputError(f"region is for networks with per-pixel outputs; this one returns {shape}")
     count, _, height, width = logits.shape
     if isinstance(region, tuple):
         row, column = region

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import headwater as hw
+from headwater.errors import CompileError, CompileWarning, InputError
+from headwater.rules import Pass
+
+
+def assert_same(e, expected):
+    for ours, theirs in ((e.heatmap, expected.heatmap), (e.logits, expected.logits)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
+    torch.testing.assert_close(e.conservation.input, expected.conservation.input, rtol=1e-5, atol=0)
+
+
+@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.full)])
+def backend(request, monkeypatch):
+    """Whole programs without a graph break by the one; with generated code, which takes minutes, by the other."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
+
+
+def test_compiled_maps_are_the_plain_ones_also_after_the_weights_have_changed(tiny, images, backend):
+    plain, compiled = hw.LRP(tiny), hw.LRP(tiny, compile=True)
+    e, expected = (lrp(images, target=2, checkpoints=["block1", "block2"]) for lrp in (compiled, plain))
+    assert_same(e, expected)
+    assert [j.module for j in e.flow.joins] == [j.module for j in expected.flow.joins]
+    for name in ("block1", "block2"):
+        torch.testing.assert_close(e.checkpoints[name], expected.checkpoints[name], rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        tiny.head.weight.mul_(-1.5)
+        tiny.stem.weight.mul_(0.5)
+    args = {"target": 2, "checkpoints": ["block1", "block2"]}
+    assert_same(compiled(images, **args), plain(images, **args))
+    with pytest.raises(InputError, match="classes 0 to 4"):
+        compiled(images, target=5)
+
+
+class Untraceable(Pass):
+    """Asks for a value, which no program knows beforehand."""
+
+    def __call__(self, layer, prepared, inputs, relevance):
+        assert relevance.sum().item() > -1
+        return super().__call__(layer, prepared, inputs, relevance)
+
+
+def test_what_cannot_be_compiled_is_named_and_goes_on_only_if_asked(tiny, images):
+    from headwater.composites import Type
+
+    composite = hw.load_composite("otsuki2024").prepend((Type("relu"), Untraceable()))
+    with pytest.raises(CompileError, match=r"operation 'relu' in module 'block2.relu', rule .*Untraceable"):
+        hw.LRP(tiny, composite, compile=True)(images)
+    lrp = hw.LRP(tiny, composite, compile="if possible")
+    with pytest.warns(CompileWarning, match="uncompiled"):
+        e = lrp(images)
+    assert torch.equal(e.heatmap, hw.LRP(tiny, composite)(images).heatmap)
+    with pytest.raises(InputError, match="'if possible'"):
+        hw.LRP(nn.Flatten(), compile="maybe")
