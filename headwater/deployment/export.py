@@ -30,7 +30,7 @@ from headwater.files import write_bytes, write_text
 from headwater.models.card import ModelCard, card_of
 
 KEY = "headwater"
-"""Under which a graph's file holds what it is, as JSON: ONNX's metadata, the archive's extra file ``headwater.json``."""
+"""Of what a file says about itself, as JSON: in ONNX's metadata, in the archive's extra file ``headwater.json``."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The sweep compiled by ``torch.compile``: one program without a graph break, the maps of the plain sweep to rounding."""
+"""The sweep by ``torch.compile``: one program without a graph break, the maps of the plain sweep to rounding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep as one program of tensor operations, with weights and images as its inputs: what is compiled or exported."""
+"""The sweep as one program of tensor operations, from weights and images: what is compiled or exported."""
 
 from __future__ import annotations
 
