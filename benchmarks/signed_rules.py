@@ -24,6 +24,7 @@ from benchmarks.architectures import ARCHITECTURES, build, everywhere, explain
 from headwater.composites import Last
 from headwater.data.labelled import load_labelled
 from headwater.metrics import rank_correlation
+from headwater.models import network_input
 from headwater.report.tabular import Table
 from headwater.rules import AlphaBeta, Epsilon, Gamma, LinearRule, SignedRule, ZPlus
 
@@ -57,13 +58,9 @@ def subjects(data: Path) -> Iterator[Subject]:
         noise = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
         yield Subject(name, build(known[name], size), noise)
     yield bundled(data, 16)[0]
-    try:
-        from benchmarks.efficientnet_lite0 import PREPROCESSING, network
-
-        photos = load_labelled(data / "imagenet-sample").sample(2)
-        yield Subject("EfficientNet-Lite0, trained", network(), torch.stack([PREPROCESSING(p.open()) for p in photos]))
-    except ImportError:
-        print("EfficientNet-Lite0 with ImageNet weights is not installed, and left out")
+    model = hw.load_model("efficientnet-lite0")
+    photos = [image.open() for image in load_labelled(data / "imagenet-sample").sample(2)]
+    yield Subject("EfficientNet-Lite0, trained", model, network_input(model, photos))
 
 
 def bundled(data: Path, count: int) -> tuple[Subject, Tensor]:

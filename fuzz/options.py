@@ -48,7 +48,7 @@ _GOOD: dict[str, tuple[str, ...]] = {
     "images": ("a.png", "b.png", "sub/a.png", "a.jpg", "broken.png", "missing.png", "."),
     "model": ("tiny20",) * 12 + ("run", "tiny.safetensors", "resnet50", "no-such", "timm:resnet18", "timm:no-such"),
     "arch": ("tiny20", "resnet18", "no-such"),
-    "weights": ("DEFAULT", "none", "IMAGENET1K_V1", "no-such"),
+    "weights": ("v1", "v2", "none", "IMAGENET1K_V1", "tiny.safetensors", "no-such"),
     "method": ("otsuki2024", "otsuki2024", "gradcam", "gradient-x-input", "random", "epsilon", "no-such"),
     "methods": ("random", "otsuki2024,random", "random+hq", "gradcam", "random,random", "no-such"),
     "target": ("tabby", "5", "19", "20", "TABBY", "class 3"),
@@ -119,7 +119,7 @@ def _check_streams(done: Finished) -> None:
             last = next(line for line in reversed(done.stderr.splitlines()) if line and not line.startswith(" "))
             places = [line.strip() for line in done.stderr.splitlines() if "/headwater/" in line]
             raise RuntimeError(f"{mark.split()[0]}: {last} {places[-1] if places else ''}")
-    must(done.status >= 0, f"ended by signal {-done.status}: {done.stderr[-300:]}")
+    must(done.status >= 0, f"ended by signal {-done.status}: {done.stderr[:1500]}")
     must(done.status in (0, 1, 2), f"status {done.status}: {done.stderr[-300:]}")
 
 
@@ -270,6 +270,7 @@ def _ended(child: int) -> int | None:
 
 def _in_child(arguments: list[str], cwd: Path, streams: tuple[Path, Path], stdout: str) -> int:
     """Run ``main`` as the interpreter would, with its arguments and streams, and return the exit status."""
+    torch.set_num_threads(1)  # makes torch's pool anew; left to the first two threads that need it, they race and abort
     os.chdir(cwd)
     os.environ.update(_OFFLINE, HOME=str(cwd), TORCH_HOME=str(cwd / "torch"), XDG_CACHE_HOME=str(cwd / "cache"))
     torch.hub.set_dir(str(cwd / "torch"))

@@ -5,6 +5,7 @@ from . import (
     errors as errors,
     evaluation as evaluation,
     experiments as experiments,
+    figures as figures,
     heatmaps as heatmaps,
     layers as layers,
     methods as methods,

@@ -73,8 +73,9 @@ def heat_quantization(heatmap: Tensor, levels: int = 8, variant: Variant = "publ
 def c1c(heatmap: Tensor, size: int = 28, threshold: float | None = None, enlarge: bool = False) -> Tensor:
     """Keep the one connected component that holds the map's largest value (C1C).
 
-    Source: Iida et al. 2022; the published behaviour. The map is reduced to ``size`` x ``size`` (with antialiasing),
-    cut at the threshold, and of the components (8 neighbours) the one with the largest value stays, its values times 3.
+    Source: Iida et al. 2023, as Doublet et al. cite it; computed as in the code of Otsuki et al. (``visualize.py``,
+    lines 176 to 201 and 338). The map is reduced to ``size`` x ``size`` (with antialiasing), cut at the threshold, and
+    of the components (8 neighbours) the one with the largest value stays, its values times 3.
 
     Args: as :func:`c3`; the map is not enlarged unless asked.
 

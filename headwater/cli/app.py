@@ -15,21 +15,23 @@ from headwater.cli.explain import explain
 from headwater.cli.export import export
 from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
+from headwater.cli.report import report
 from headwater.cli.reproduce import reproduce
+from headwater.cli.serve import serve
 from headwater.cli.terminal import complain
 from headwater.cli.train import train
 from headwater.errors import ConservationWarning, HeadwaterError
 
 app = typer.Typer(
     name="headwater",
-    help="Which pixels a residual network used, with an account that adds up.",
+    help="Which pixels a prediction rests on, in values that sum to its probability.",
     epilog="--debug, anywhere: show the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, export, evaluate, reproduce, train, models, methods, experiments):
+for command in (explain, serve, export, evaluate, report, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated, cast
 
 import typer
@@ -15,6 +17,7 @@ from headwater.cli.options import (
     Devices,
     Labels,
     Model,
+    Prepare,
     RunFolder,
     Samples,
     Seed,
@@ -30,11 +33,14 @@ from headwater.cli.terminal import console, evaluation_progress
 
 def evaluate(
     data: Data,
-    methods: Annotated[str, typer.Option(help="Names, separated by commas; NAME+hq for the quantized map.")],
+    methods: Annotated[
+        str, typer.Option(help="Names, separated by commas; NAME+hq or NAME+hq-equation for the quantized map.")
+    ],
     out: RunFolder,
     model: Model = None,
     arch: Arch = None,
-    weights: Weights = "DEFAULT",
+    weights: Weights = None,
+    prepare: Prepare = None,
     allow_code: AllowCode = False,
     samples: Samples = 1000,
     protocol: Annotated[
@@ -60,7 +66,7 @@ def evaluate(
         tuple(split_names(methods)), samples, protocols, split, seed, step, batch_size, labels
     )
     places = check_devices(devices)
-    network = load_network(model, weights, arch, allow_code)
+    network = load_network(model, weights, arch, allow_code, prepare)
     WORK.begin(out, samples)
     several = len(places) > 1
     with evaluation_progress() as progress:
@@ -71,8 +77,12 @@ def evaluate(
             out,
             devices=places if several else (),
             progress=progress,
+            command=shlex.join(["headwater", *sys.argv[1:]]),
         )
     if randomise:
         evaluation.measure_randomisation(network, data, settings, randomise, out=out)
     console.print((out / "summary.md").read_text(encoding="utf-8"), markup=False, end="")
-    console.print(f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}", markup=False)
+    console.print(
+        f"rows -> {out / 'results.parquet'}, curves -> {out / 'curves.png'}; a page of it all: headwater report {out}",
+        markup=False,
+    )

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.cli.interruption import WORK
-from headwater.cli.options import AllowCode, Arch, BatchSize, Folder, Model, Weights, check_device, load_network
+from headwater.cli.options import (
+    AllowCode,
+    Arch,
+    BatchSize,
+    Folder,
+    Model,
+    Prepare,
+    Weights,
+    check_device,
+    load_network,
+)
 from headwater.cli.terminal import complain, console, progress_bar
 from headwater.errors import HeadwaterError, InputError, OutputError
 
@@ -19,14 +29,21 @@ if TYPE_CHECKING:
 
 
 def explain(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
     model: Model = None,
     arch: Arch = None,
-    weights: Weights = "DEFAULT",
+    weights: Weights = None,
+    prepare: Prepare = None,
     allow_code: AllowCode = False,
-    method: Annotated[str, typer.Option(help="See headwater methods.")] = "otsuki2024",
+    method: Annotated[
+        str, typer.Option(help="See headwater methods; NAME+hq and NAME+hq-equation are quantized.")
+    ] = "otsuki2024",
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Why the target and not this class, by name or number; best with --method headwater."),
     ] = None,
     out: Folder = Path("maps"),
     quantize: Annotated[int | None, typer.Option(help="Levels of heat quantization of the drawn maps.", min=2)] = None,
@@ -34,6 +51,9 @@ def explain(
     sign: Annotated[str, typer.Option(help="auto, positive, absolute or signed.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; cuda where there is one.")] = None,
     batch_size: BatchSize = 8,
+    scales: Annotated[
+        bool, typer.Option("--scales", help="Also the map at every scale, from coarse to fine: *.scales.png.")
+    ] = False,
     flow: Annotated[
         bool, typer.Option("--flow", help="Also where relevance flowed, averaged over the images: flow.*.png, .json.")
     ] = False,
@@ -46,7 +66,7 @@ def explain(
 
     style = Style(colormap, sign)  # type: ignore[arg-type]
     place = check_device(device)
-    network = load_network(model, weights, arch, allow_code).to(place)
+    network = load_network(model, weights, arch, allow_code, prepare).to(place)
     WORK.begin(out, len(images))
     failed, explained = 0, list[Path]()
     flows: list[Flow] = []
@@ -56,7 +76,9 @@ def explain(
         def progress(done: int, total: int) -> None:
             bar.update(within, completed=done, total=total, visible=done < total)
 
-        results = explain_files(images, network, method, target, quantize, batch_size=batch_size, progress=progress)
+        results = explain_files(
+            images, network, method, target, quantize, batch_size=batch_size, progress=progress, against=against
+        )
         check_folder(out)
         for path, e in zip(images, results, strict=True):
             bar.advance(task)
@@ -69,7 +91,7 @@ def explain(
                 flows.append(e.flow)
                 explained.append(path)
             try:
-                overlay = e.save(out, style=style)[0]
+                overlay = e.save(out, style=style, scales=scales)[0]
             except OutputError as error:
                 if concerns_all(error):
                     raise
@@ -77,7 +99,7 @@ def explain(
                 complain(f"{path}: {error}")
                 continue
             bar.console.print(
-                f"{path}: {e.card.class_name(int(e.target))} {e.probability.item():.1%} "
+                f"{path}: {e.explained} {e.probability.item():.1%} "
                 f"({e.card.name}){_account(e.conservation)} -> {overlay}",
                 markup=False,
             )
@@ -96,7 +118,7 @@ def _account(account: Conservation | None) -> str:
     seed, arrived, error = account.seed.item(), account.input.item(), account.error.item()
     if error < 1e-5:
         return f"; relevance conserved to {error:.1e} of {seed:.4f}"
-    return f"; relevance NOT conserved by this method: {arrived:.4f} of {seed:.4f} arrived"
+    return f"; relevance NOT conserved by this method: {arrived:.4g} of {seed:.4g} arrived"
 
 
 def _save_flow(

@@ -1,7 +1,8 @@
 """What happens when a command is interrupted (Ctrl-C) or asked to end (SIGTERM): one line, whatever it is doing.
 
-While the program is still being loaded there is nothing to put in order: the line is written and the process ends. Once
-work has begun, an exception unwinds it, so that progress bars give the terminal back and no file is left half written.
+While the program is still loading, no file and no terminal setting has been touched: the line is written, and the
+process ends. Once work has begun, an exception unwinds it, so that progress bars restore the terminal and no file is
+left half written.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ def methods() -> None:
     names = list_methods()
     for name in names:
         console.print(f"{name:<{max(map(len, names))}}  {describe_method(name)}", markup=False)
-    print("also: NAME+hq: the map of NAME after heat quantization in 8 levels", file=sys.stderr)
+    print(
+        "also: NAME+hq: the map of NAME heat-quantized in 8 levels, as published; NAME+hq-equation: as printed",
+        file=sys.stderr,
+    )
 
 
 def experiments() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,25 +15,39 @@ from headwater.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
+_NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)")
 
-def _folder(text: str | Path) -> Path:
+
+def folder(text: str | Path) -> Path:
     if not str(text).strip():
         raise typer.BadParameter("the name of the folder is empty; . is this folder")
     return Path(text)
 
 
-Folder = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder for the results.")]
+Folder = Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Folder for the results.")]
 RunFolder = Annotated[
-    Path, typer.Option(parser=_folder, metavar="DIR", help="Folder of this run; an unfinished run in it is continued.")
+    Path, typer.Option(parser=folder, metavar="DIR", help="Folder of this run; an unfinished run in it is continued.")
 ]
-Data = Annotated[Path, typer.Option(parser=_folder, metavar="DIR", help="Folder with labelled images.")]
+Data = Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Folder with labelled images.")]
 Model = Annotated[
     str | None,
-    typer.Option(help="Name, checkpoint file, run folder or module:function; ResNet-50 if not given."),
+    typer.Option(
+        help="Name, checkpoint file, run folder or module:function; else ResNet-50, EfficientNet-Lite0 or tiny20."
+    ),
 ]
 Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")]
 Weights = Annotated[
-    str, typer.Option(help="Member of torchvision's weights enum, none, or a file for module:function.")
+    str | None,
+    typer.Option(metavar="v1|v2|FILE|none", help="Torchvision's ImageNet weights, a file, or random; v1 if not given."),
+]
+Prepare = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocessing",
+        metavar="crop|stretch",
+        help="As the authors' code (short side to 256, centre 224) or the papers' text (stretched to 224); "
+        "the network's own if not given.",
+    ),
 ]
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Let --model module:function import and call your own Python code.")
@@ -49,12 +66,46 @@ Labels = Annotated[
 ]
 
 
-def load_network(model: str | None, weights: str, arch: str | None, allow_code: bool) -> nn.Module:
-    """The network that ``--model`` names, or the default one."""
-    from headwater.image_explanation import default_model
-    from headwater.models import load_model
+def load_network(
+    model: str | None, weights: str | None, arch: str | None, allow_code: bool, prepare: str | None = None
+) -> nn.Module:
+    """The network that ``--model`` names, or the default one, with the weights and preprocessing that are asked for."""
+    from headwater.data.preprocessing import with_pipeline
+    from headwater.models import card_of, default_model, load_model
 
-    return default_model() if model is None else load_model(model, weights, arch, allow_code=allow_code)
+    if model is None and weights is None and arch is None:
+        network = default_model()
+    else:
+        network = load_model(model or "resnet50", weights, arch, allow_code=allow_code)
+    if prepare is not None:
+        card = card_of(network)
+        changed = replace(card, preprocessing=with_pipeline(card.preprocessing, prepare))
+        network.card = changed  # type: ignore[assignment]
+    return network
+
+
+def by_name(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Values of ``NAME=VALUE`` by name, in their order; those without a name under ``""``.
+
+    A path that exists is a value as a whole, also with an equals sign in it.
+
+    >>> by_name(["cub=birds", "imagenet=a", "imagenet=b"])
+    {'cub': ['birds'], 'imagenet': ['a', 'b']}
+    """
+    values: dict[str, list[str]] = {}
+    for text in texts:
+        named = None if _exists(text) else _NAMED.fullmatch(text)
+        name, value = (named[1], named[2]) if named else ("", text)
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _exists(path: str) -> bool:
+    """Whether there is such a path; one that no file system takes is none."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
 
 
 def check_device(name: str | None) -> str:

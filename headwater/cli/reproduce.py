@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,31 +12,48 @@ from headwater.cli.options import (
     AllowCode,
     Arch,
     BatchSize,
-    Data,
     Devices,
     Labels,
+    Prepare,
     RunFolder,
     Samples,
     Seed,
     Split,
     Step,
     Weights,
+    by_name,
     check_devices,
+    folder,
     load_network,
 )
 from headwater.cli.terminal import console, evaluation_progress
+from headwater.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_DEFAULT = "resnet50"
 
 
 def reproduce(
     name: Annotated[str, typer.Argument(metavar="NAME", help="See headwater experiments.")],
-    data: Data,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]DIR", help="Folder with labelled images; cub=DIR and imagenet=DIR for figures of both."
+        ),
+    ],
     out: RunFolder,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Name, checkpoint file or run folder; several give means over networks. ResNet-50 if none."),
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help="Name, checkpoint file or run folder; several give means over networks. With named data, NAME=MODEL.",
+        ),
     ] = None,
     arch: Arch = None,
-    weights: Weights = "DEFAULT",
+    weights: Weights = None,
+    prepare: Prepare = None,
     allow_code: AllowCode = False,
     samples: Samples = 1000,
     split: Split = "val",
@@ -45,17 +62,28 @@ def reproduce(
     batch_size: BatchSize = 16,
     threshold: Annotated[float, typer.Option(help="For tableD: an ID not above it is a failure.")] = 0.371,
     worst: Annotated[int, typer.Option(help="For tableD: failed images to look at.", min=1)] = 100,
+    style: Annotated[
+        str,
+        typer.Option(
+            metavar="published|headwater",
+            help="Of maps in figures: as the authors drew them (quantized, positive, jet), or exact in our colours.",
+        ),
+    ] = "published",
     devices: Devices = None,
     labels: Labels = "names",
 ) -> None:
     """Run an experiment of the papers and print its numbers beside the published ones."""
     from headwater import experiments
     from headwater.evaluation import Settings
-    from headwater.models import find_runs
 
     places = check_devices(devices)
-    names = [str(run) for given in model or [] for run in (find_runs(Path(given)) if Path(given).is_dir() else [given])]
-    networks = [load_network(given, weights, arch, allow_code) for given in names or (None,)]
+    folders, chosen = _pairs(data, model or [])
+    experiments.check_names(name, [part for part in folders if part], style)
+    flat = [given for mine in chosen.values() for given in mine]
+    models = {
+        part: [_network(given, flat, weights, arch, allow_code, prepare).to(places[0]) for given in mine]
+        for part, mine in chosen.items()
+    }
     WORK.begin(out, samples)
     settings = Settings(
         ("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size, labels=labels
@@ -63,15 +91,61 @@ def reproduce(
     with evaluation_progress() as progress:
         done = experiments.reproduce(
             name,
-            data,
-            [network.to(places[0]) for network in networks],
+            folders.get("", folders),
+            models.get("", models),
             out,
             settings,
             threshold=threshold,
             worst=worst,
             devices=places if len(places) > 1 else (),
             progress=progress,
+            style=style,
         )
     console.print(done.report, markup=False)
     for path in done.files:
         console.print(f"-> {path}", markup=False)
+
+
+def _pairs(data: list[str], model: list[str]) -> tuple[dict[str, Path], dict[str, list[str]]]:
+    """The folders and the networks by name of the data set; the name is empty where there is one without.
+
+    Raises:
+        InputError: a data set has no name beside others, or a network no data set.
+    """
+    folders = {}
+    for name, given in by_name(data).items():
+        if len(given) > 1:
+            raise InputError(f"{given[0]} and {given[1]} need different names: --data cub=DIR --data imagenet=DIR")
+        folders[name] = folder(given[0])
+    if "" in folders and len(folders) > 1:
+        raise InputError(f"{folders['']} needs a name as the other data have: --data NAME={folders['']}")
+    models = by_name(model)
+    if list(models) == [""] and len(folders) == 1:
+        models = dict.fromkeys(folders, models[""])
+    for name, given in models.items():
+        if name not in folders:
+            hint = f"--data {name}=DIR gives it data" if name else f"--model NAME={given[0]} says for which data it is"
+            raise InputError(f"--model {name}{'=' * bool(name)}{given[0]} has no data; {hint}")
+    return folders, {name: _runs(models.get(name, [_DEFAULT])) for name in folders}
+
+
+def _runs(given: list[str]) -> list[str]:
+    """The names as they are, and in place of a folder each of its runs."""
+    from headwater.models import find_runs
+
+    return [str(run) for name in given for run in (find_runs(Path(name)) if Path(name).is_dir() else [name])]
+
+
+def _network(
+    name: str, all_names: list[str], weights: str | None, arch: str | None, allow_code: bool, prepare: str | None
+) -> nn.Module:
+    """One of the networks: ``--weights`` is for those without weights of their own, ``--arch`` for the others.
+
+    An option that is for none of them is the error that :func:`headwater.load_model` raises.
+    """
+    from headwater.models import has_own_weights
+
+    own = has_own_weights(name)
+    mixed = len({has_own_weights(other) for other in all_names}) > 1
+    weights, arch = (None if mixed and own else weights), (None if mixed and not own else arch)
+    return load_network(name, weights, arch, allow_code, prepare)

@@ -14,16 +14,24 @@ from headwater.cli.options import Data, RunFolder, split_names, whole_number
 from headwater.cli.terminal import console
 from headwater.errors import InputError, MissingDependencyError
 
+_BRANCHES: dict[str, Any] = {
+    "cub-abn": {"attention_after": "layer3"},
+    "cub-abn-published": {"attention_after": "layer1", "attention_variant": "published"},
+}
+"""Trainings of networks with an attention branch, and what they set in a recipe."""
+
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="cub-resnet50, cub-abn, or tiny20 (the bundled one).")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="cub-resnet50, cub-abn, cub-abn-published, or tiny20.")],
     data: Data,
     out: RunFolder,
-    recipe: Annotated[str, typer.Option(help="otsuki2024 or doublet2024; for cub-.")] = "otsuki2024",
+    recipe: Annotated[
+        str, typer.Option(help="otsuki2024, otsuki2024-published (as the code does) or doublet2024; for cub-.")
+    ] = "otsuki2024",
     seeds: Annotated[str, typer.Option(help="Of every random choice, separated by commas: a run each.")] = "0",
     epochs: Annotated[int | None, typer.Option(help="At most; what the recipe says if not given.", min=1)] = None,
     weights: Annotated[
-        str | None, typer.Option(help="To begin with: member of torchvision's enum, a file, or none (from scratch).")
+        str | None, typer.Option(metavar="v1|v2|FILE|none", help="To begin with; v1 in the papers, none from scratch.")
     ] = None,
     arch: Annotated[str | None, typer.Option(help="Another network than ResNet-50.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images; 224 in the papers.", min=8)] = None,
@@ -38,8 +46,8 @@ def train(
     numbers = [whole_number(seed) for seed in split_names(seeds)]
     if not numbers or len(set(numbers)) != len(numbers):
         raise InputError(f"seeds must be different whole numbers, separated by commas, got {seeds!r}")
-    if name not in ("tiny20", "cub-resnet50", "cub-abn"):
-        raise InputError(f"no training is called {name!r}; there are cub-resnet50, cub-abn, tiny20")
+    if name not in ("tiny20", "cub-resnet50", *_BRANCHES):
+        raise InputError(f"no training is called {name!r}; there are cub-resnet50, {', '.join(_BRANCHES)}, tiny20")
     changes = {
         "epochs": epochs,
         "start": weights,
@@ -87,7 +95,7 @@ def _train_classifier(
 
     if recipe not in RECIPES:
         raise InputError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
-    chosen = replace(RECIPES[recipe], attention_after="layer3" if name == "cub-abn" else None, **changes)
+    chosen = replace(RECIPES[recipe], **_BRANCHES.get(name, {}), **changes)
     accuracies = []
     for seed in seeds:
         trained = train_classifier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,25 @@ _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 
 
 def open_image(path: str | Path) -> Image.Image:
+    """Read an image file as RGB, see :func:`read_image`.
+
+    Raises:
+        ImageError: the file is missing or empty, or cannot be read safely.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; name the images in it")
+    if not is_file(path):
+        raise ImageError(f"{path} does not exist")
+    try:
+        # By its stream, not its name: Pillow maps a named TIFF into memory without its rotation, and scrambles it.
+        with path.open("rb") as file:
+            return read_image(file, str(path))
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
+
+
+def read_image(file: BinaryIO, name: str, most: int = MAX_PIXELS) -> Image.Image:
     """Read an image as RGB, upright as its EXIF orientation says.
 
     Transparent parts become white, greyscale and CMYK are converted; of several frames the first is read. Deeper
@@ -27,52 +47,52 @@ def open_image(path: str | Path) -> Image.Image:
     images by 65535 (a 12-bit TIFF by 4095), floating-point images by the range 0 to 1, or by the TIFF tags
     SMinSampleValue and SMaxSampleValue where the file has them.
 
+    Args:
+        file: at its beginning.
+        name: what it is called in errors.
+        most: pixels; a larger image is refused before it is decoded.
+
     Raises:
-        ImageError: the file is missing, not a readable image, cut off, or larger than ``MAX_PIXELS``; or it holds
-            floating-point values outside the range, values that are not finite, or signed or 32-bit integers without
-            those tags, whose white value is unknown.
+        ImageError: the file is empty, not a readable image, cut off, or too large; or it holds floating-point values
+            outside the range, values that are not finite, or signed or 32-bit integers without those tags, whose white
+            value is unknown.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ImageError(f"{path} is a folder; name the images in it")
-    if not is_file(path):
-        raise ImageError(f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{path} is empty (0 bytes)")
+    if not file.read(1):
+        raise ImageError(f"{name} is empty (0 bytes)")
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter than none
-            # By its stream, not its name: Pillow maps a named TIFF into memory without its rotation, and scrambles it.
-            with path.open("rb") as file, Image.open(file) as image:
+            with Image.open(file) as image:
                 width, height = image.size
-                if width * height > MAX_PIXELS:
+                if width * height > most:
                     raise ImageError(
-                        f"{path} has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are accepted; "
+                        f"{name} has {width} x {height} pixels, more than the {most:,} that are accepted; "
                         "make it smaller first"
                     )
                 image.load()
-                return _rgb(image, path)
+                return _rgb(image, name)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large to decode safely ({error})") from error
+        raise ImageError(f"{name} is too large to decode safely ({error}); {most:,} pixels are accepted") from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with 8 or 16 bits "
+            f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with 8 or 16 bits "
             "per sample, or one channel of 32-bit floating point)"
         ) from error
     except Exception as error:  # on broken files decoders raise exceptions of any type
-        raise ImageError(f"{path} cannot be read: {error}") from error
+        raise ImageError(f"{name} cannot be read: {error}") from error
 
 
-def _rgb(image: Image.Image, path: Path) -> Image.Image:
+def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        black, white = _range(image, path)
+        black, white = _range(image, name)
         values = np.asarray(ImageOps.exif_transpose(image), dtype=np.float64)
         scaled = np.clip((values - black) * (255.0 / (white - black)), 0, 255)
         return Image.fromarray(scaled.round().astype(np.uint8)).convert("RGB")
     if isinstance(image, TiffImageFile) and _first(image.tag_v2.get(SAMPLEFORMAT, 1)) == _SIGNED:
-        raise ImageError(f"{path} holds signed 8-bit integers, whose white value is unknown; save it unsigned")
+        raise ImageError(f"{name} holds signed 8-bit integers, whose white value is unknown; save it unsigned")
     image = ImageOps.exif_transpose(image)
     if "A" in image.getbands() or "transparency" in image.info:
         layered = image.convert("RGBA")
@@ -81,13 +101,13 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def _range(image: Image.Image, path: Path) -> tuple[float, float]:
+def _range(image: Image.Image, name: str) -> tuple[float, float]:
     """The black and the white value of a greyscale image of more than 8 bits, as its file states them."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     values = np.asarray(image)
     bad = values.size - np.count_nonzero(np.isfinite(values))
     if bad:
-        raise ImageError(f"{path} holds {bad:,} values that are not finite (NaN or infinite); replace them first")
+        raise ImageError(f"{name} holds {bad:,} values that are not finite (NaN or infinite); replace them first")
     low, high = float(values.min()), float(values.max())
     kind = "floating-point values" if image.mode == "F" else "integers"
     if image.mode.startswith("I;16"):
@@ -98,18 +118,18 @@ def _range(image: Image.Image, path: Path) -> tuple[float, float]:
         black = float(_first(tags.get(_S_MIN_SAMPLE_VALUE, 0)))
         white, source = float(_first(tags[_S_MAX_SAMPLE_VALUE])), "its tags SMinSampleValue and SMaxSampleValue"
         if not (np.isfinite([black, white]).all() and black < white):
-            raise ImageError(f"{path} states a range of {black:g} to {white:g} in {source}; that is no range")
+            raise ImageError(f"{name} states a range of {black:g} to {white:g} in {source}; that is no range")
     elif image.mode == "F":
         black, white, source = 0.0, 1.0, "what is accepted of floating point"
     else:
         raise ImageError(
-            f"{path} holds signed or 32-bit integers ({low:g} to {high:g}), and does not say which value is white; "
+            f"{name} holds signed or 32-bit integers ({low:g} to {high:g}), and does not say which value is white; "
             "save it with 8 or 16 bits, as floating point from 0 to 1, or with the TIFF tag SMaxSampleValue"
         )
     rounding = 4 * float(np.finfo(np.float32).eps) * (white - black)  # of whatever scaled the values
     if low < black - rounding or high > white + rounding:
         raise ImageError(
-            f"{path} holds {kind} from {low:g} to {high:g}, outside {black:g} to {white:g} ({source}); scale them first"
+            f"{name} holds {kind} from {low:g} to {high:g}, outside {black:g} to {white:g} ({source}); scale them first"
         )
     inverted = tags.get(PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO  # Pillow inverts these for 8 bits only
     return (white, black) if inverted else (black, white)

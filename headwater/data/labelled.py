@@ -278,6 +278,9 @@ def _tiny20(root: Path, split: str) -> LabelledImages:
     rows = read_table(root / "classes.csv", ("index", "wnid", "name"))
     if [row["index"].strip() for row in rows] != [str(k) for k in range(len(rows))]:
         raise DataError(f"{root / 'classes.csv'}: the column index must count 0, 1, 2, ... from row to row")
+    unnamed = [k for k, row in enumerate(rows, 2) if not row["name"].strip()]
+    if unnamed:
+        raise DataError(f"{root / 'classes.csv'}, line {unnamed[0]}: the class has no name")
     index = {row["wnid"]: k for k, row in enumerate(rows)}
     if not rows or len(index) != len(rows):
         raise DataError(f"{root / 'classes.csv'}: there must be rows, each with a wnid of its own")

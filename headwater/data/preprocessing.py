@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -82,6 +82,16 @@ class Preprocessing:
                 f"interpolation must be one of torchvision's, such as bilinear; got {self.interpolation!r}"
             )
 
+    def described(self) -> str:
+        """In words.
+
+        >>> Preprocessing(256, 224).described(), Preprocessing(224, 224, stretch=True).described()
+        ('short side to 256, centre 224 x 224, bilinear', 'stretched to 224 x 224, bilinear')
+        """
+        resized = f"stretched to {self.resize} x {self.resize}" if self.stretch else f"short side to {self.resize}"
+        whole = self.stretch and self.crop == self.resize
+        return resized + f", centre {self.crop} x {self.crop}" * (not whole) + f", {self.interpolation}"
+
     def __call__(self, image: Image.Image) -> Tensor:
         """The image (RGB) as float32 ``(3, crop, crop)``, normalised."""
         tensor = transforms.to_tensor(transforms.center_crop(self._resized(image), [self.crop]))
@@ -109,6 +119,39 @@ class Preprocessing:
         top = round((resized_height - self.crop) / 2)
         across, down = width / resized_width, height / resized_height
         return Box(left * across, top * down, (left + self.crop) * across, (top + self.crop) * down)
+
+
+PIPELINES = ("crop", "stretch")
+"""Preprocessing by name: ``"crop"``, the code of Otsuki et al., and ``"stretch"``, the text of both papers."""
+
+
+def with_pipeline(given: Preprocessing, name: str) -> Preprocessing:
+    """The papers' preprocessing, for a network's size and normalisation.
+
+    Source of ``"crop"``: the authors' code, ``data/__init__.py``, lines 144 to 154: the short side to 8/7 of the size,
+    the centre cut out. ``"stretch"``: Otsuki et al., Sec. A, "resized to a uniform dimension of 224 x 224".
+
+    Args:
+        given: the network's own.
+        name: ``"crop"`` or ``"stretch"``.
+
+    Raises:
+        InputError: the name is unknown.
+
+    >>> with_pipeline(Preprocessing(232, 224), "crop").described()
+    'short side to 256, centre 224 x 224, bilinear'
+    """
+    if name not in PIPELINES:
+        raise InputError(f"preprocessing must be one of {', '.join(PIPELINES)}, got {name!r}")
+    stretch = name == "stretch"
+    resize = given.crop if stretch else int(given.crop / 0.875)
+    return replace(given, resize=resize, stretch=stretch, interpolation="bilinear")
+
+
+def seen(x: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """The part of a photo that the network sees, back from the network's input ``(3, H, W)``."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return transforms.to_pil_image((x.detach().cpu().float() * std + mean).clamp(0, 1))
 
 
 def to_image(heatmap: Tensor, box: Box, width: int, height: int, additive: bool = True) -> np.ndarray:

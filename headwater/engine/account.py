@@ -1,4 +1,4 @@
-"""What is noted while relevance is sent back: sums at checkpoints, shares at joins."""
+"""What is noted while relevance is sent back: sums at checkpoints, shares at joins, maps at cuts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from headwater.engine.explanation import Conservation
 from headwater.engine.flow import Flow, JoinFlow
 from headwater.engine.plan import Plan
+from headwater.engine.scales import Layout
 from headwater.engine.steps import Step
 
 
@@ -22,9 +23,11 @@ class Account:
         plan: whose steps are noted.
         count: number of images, N.
         places: value of each checkpoint, by the checkpoint's name.
+        layouts: values whose maps are noted, channels summed, and where their rows and columns are.
         keep: whether the relevance at checkpoints is kept, not only its sum.
         relevance: relevance at the checkpoints' values, by name of the value, where it is kept.
         totals: its sums per image, each ``(N,)``.
+        maps: maps of the values in ``layouts``, each ``(N, h, w)``.
         joins: for each join that relevance reached, the sums of its shares, ``(N, inputs)``.
     """
 
@@ -32,8 +35,10 @@ class Account:
     count: int
     places: Mapping[str, str]
     keep: bool
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
     relevance: dict[str, Tensor] = field(default_factory=dict)
     totals: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Tensor] = field(default_factory=dict)
     joins: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,6 +50,8 @@ class Account:
             if self.keep:
                 self.relevance[name] = relevance.clone()
             self.totals[name] = total(relevance.movedim(batch, 0), self.count)
+        if name in self.layouts:
+            self.maps[name] = self.layouts[name].summed(relevance, batch)
 
     def missed(self, step: Step, shape: torch.Size, like: Tensor) -> None:
         """Note that no relevance arrived at a step: a branch that was left out, or a gate's."""
@@ -64,16 +71,23 @@ class Account:
         """Relevance at each checkpoint, by its name."""
         return {place: self.relevance[name] for place, name in self.places.items() if name in self.relevance}
 
-    def conservation(self, seed: Tensor, image: Tensor) -> Conservation:
+    def conservation(self, seed: Tensor, image: Tensor, size: Tensor | None = None) -> Conservation:
         """The account of one sweep.
 
         Args:
             seed: relevance that it began with, ``(N,)``.
             image: relevance that arrived at the image, ``(N, C, H, W)``.
+            size: what errors are parts of, ``(N,)``; the seed's size if not given.
         """
         totals = {place: self.totals[name] for place, name in self.places.items() if name in self.totals}
         cuts = tuple(place for place in totals if self.places[place] in self.plan.cuts)
-        return Conservation(total(seed[:, None], self.count), total(image, self.count), totals, cuts)
+        size = None if size is None else total(size[:, None], self.count)
+        return Conservation(total(seed[:, None], self.count), total(image, self.count), totals, cuts, size)
+
+    def coarse(self) -> dict[str, Tensor]:
+        """The maps at cuts by name, from the output to the image."""
+        names = [name for name in reversed(list(self.layouts)) if name in self.maps]
+        return {name: self.maps[name] for name in names if len(self.maps[name]) == self.count}
 
     def flow(self) -> Flow:
         """How relevance divided, at the joins that it reached."""

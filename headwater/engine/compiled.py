@@ -18,12 +18,14 @@ from headwater.engine.seed import (
     Seed,
     Start,
     Target,
+    check_different,
     check_scores,
     chosen_classes,
     class_scores,
     region_mask,
 )
 from headwater.engine.sweep import sweep
+from headwater.engine.weights import widened
 from headwater.errors import CompileError, HeadwaterError
 
 
@@ -55,7 +57,7 @@ class CompiledSweep:
 
         Args:
             x: images ``(N, C, H, W)``.
-            given: classes and mask, where the request has them.
+            given: classes, other classes and mask, where the request has them.
             account: told what has arrived where.
 
         Raises:
@@ -68,29 +70,55 @@ class CompiledSweep:
         found = dict(zip(self._program.outputs, results, strict=True))
         for name, tensor in found.items():
             kind, _, value = name.partition(".")
-            noted = {"join": account.joins, "total": account.totals, "relevance": account.relevance}.get(kind)
+            noted = {
+                "join": account.joins,
+                "total": account.totals,
+                "relevance": account.relevance,
+                "map": account.maps,
+            }.get(kind)
             if value and noted is not None:
                 noted[value] = tensor
-        seed = Seed(found["relevance"], found["total"], found["logits"], found["target"], found["probability"])
+        seed = Seed(
+            found["relevance"],
+            found["total"],
+            found["logits"],
+            found["target"],
+            found["probability"],
+            found.get("against"),
+            found.get("size"),
+        )
         return seed, found["relevance"]
 
 
 def compiled_sweep(
-    plan: Plan, x: Tensor, target: Target, start: Start, region: Region, account: Account
+    plan: Plan, x: Tensor, target: Target, start: Start, region: Region, against: Target, account: Account
 ) -> Callable[[Tensor], tuple[Seed, Tensor]]:
     """The compiled sweep for these images and this request, made if there is none yet.
 
     Raises:
         CompileError: it cannot be compiled.
-        InputError: the target or the region does not fit the network.
+        InputError: the target, the region or the class against it does not fit the network.
     """
     shape = (len(x), *(size for size in plan.graph.shapes[plan.graph.output][1:] if size is not None))
-    like = x.new_empty(()).expand(shape if len(shape) > 1 else (*shape, 1))  # of the logits, without memory
+    like = widened(x.new_empty(())).expand(shape if len(shape) > 1 else (*shape, 1))  # of the logits, without memory
     given = [] if target is None else [chosen_classes(target, len(x), like.shape[1], x.device).contiguous()]
+    other = (
+        None if against is None else chosen_classes(against, len(x), like.shape[1], x.device, "against").contiguous()
+    )
+    given += [] if other is None else [other]
     mask = None if region is None else region_mask(region, like).contiguous()
     given += [] if mask is None else [mask]
-    request = Request(start, target is not None, mask is not None, dict(account.places), account.keep)
-    key = (*(getattr(request, name) for name in ("start", "chosen", "region", "keep")), *request.places.items())
+    request = Request(
+        start,
+        target is not None,
+        mask is not None,
+        dict(account.places),
+        account.keep,
+        other is not None,
+        bool(account.layouts),
+    )
+    kinds = ("start", "chosen", "region", "keep", "against", "scales")
+    key = (*(getattr(request, name) for name in kinds), *request.places.items())
     if key not in plan.programs:
         plan.programs[key] = CompiledSweep(plan, request, x)
     run: CompiledSweep = plan.programs[key]
@@ -98,6 +126,8 @@ def compiled_sweep(
     def begin(images: Tensor) -> tuple[Seed, Tensor]:
         seed, relevance = run(images, given, account)
         check_scores(class_scores(seed.logits, mask))
+        if other is not None:
+            check_different(seed.target, other)
         return replace(seed, relevance=relevance), relevance
 
     return begin

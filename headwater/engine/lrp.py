@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,7 @@ from headwater.engine.guards.modes import computing, detached
 from headwater.engine.plan import Plan, make_plan
 from headwater.engine.presets import load_composite
 from headwater.engine.registrations import registry_version
+from headwater.engine.scales import Layout
 from headwater.engine.seed import Region, Seed, Start, Target, check_start, make_seed
 from headwater.engine.sweep import sweep
 from headwater.engine.weights import WeightStore
@@ -88,6 +89,9 @@ class LRP:
         checkpoints: Sequence[str] | Literal["cuts"] | None = (),
         region: Region = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        against: Target = None,
+        scales: bool = True,
     ) -> Explanation:
         """Explain images.
 
@@ -103,12 +107,19 @@ class LRP:
                 ``(H, W)`` or ``(N, H, W)`` of the output's size; ``None`` for those where the target is predicted. The
                 sweep begins with the mean over the region.
             progress: called with (1, 1) once the batch is done: it is one step.
+            against: explain why the target and not this class, an int for all images or long ``(N,)``: the sweep begins
+                with the start of the target less that of this class. With ``start="logit"`` that is the difference of
+                the logits, the log of the ratio of the two probabilities. The map has both signs. Take a composite with
+                a signed rule at the classifier, such as ``"headwater"``; z+ alone hardly tells classes apart.
+            scales: note the relevance at cuts, so that :attr:`Explanation.scales` has more than the image.
 
         Returns:
-            An :class:`Explanation`; its tensors are on the device and of the dtype of ``x``.
+            An :class:`Explanation`; its tensors are on the device of ``x``, and of its dtype or float32 if that is a
+            half: the network runs in half precision then, and relevance is passed on in single.
 
         Raises:
-            InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite.
+            InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite, or
+                ``against`` is the target.
             TraceError: the network cannot be traced.
             UnsupportedOperationError: the network has an operation without a rule.
             CompileError: with ``compile=True``, an operation cannot be compiled.
@@ -121,11 +132,13 @@ class LRP:
         check_images(x, self.model)
         check_start(start)
         plan = self.plan(x)
-        account = self._account(plan, len(x), checkpoints)
+        account = self._account(plan, len(x), checkpoints, plan.layouts if scales else {})
 
         def plain(images: Tensor) -> tuple[Seed, Tensor]:
             plan.bindings.compute(images)
-            return sweep(plan, images, lambda output: make_seed(output, len(x), target, start, region), account)
+            return sweep(
+                plan, images, lambda output: make_seed(output, len(x), target, start, region, against), account
+            )
 
         def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:
             with computing(x):
@@ -136,15 +149,15 @@ class LRP:
             seed, relevance = run(plain)
         else:
             try:
-                seed, relevance = run(compiled_sweep(plan, x, target, start, region, account))
+                seed, relevance = run(compiled_sweep(plan, x, target, start, region, against, account))
             except CompileError as error:
                 if self.compile is True:
                     raise
                 warnings.warn(f"{error}; the sweep runs uncompiled", CompileWarning, stacklevel=2)
                 self.compile = False  # it would fail again
                 seed, relevance = run(plain)
-        conservation = account.conservation(seed.total, relevance)
-        warn_if_lost(conservation, self.composite.name, x.dtype)
+        conservation = account.conservation(seed.total, relevance, seed.size)
+        warn_if_lost(conservation, self.composite.name, relevance.dtype)
         if progress is not None:
             progress(1, 1)
         return Explanation(
@@ -156,6 +169,8 @@ class LRP:
             checkpoints=account.checkpoints(),
             conservation=conservation,
             flow=account.flow(),
+            coarse=account.coarse(),
+            against=seed.against,
         )
 
     def plan(self, x: Tensor) -> Plan:
@@ -185,14 +200,16 @@ class LRP:
         return {**self.__dict__, "_plans": Kept()}
 
     @staticmethod
-    def _account(plan: Plan, count: int, checkpoints: Sequence[str] | Literal["cuts"] | None) -> Account:
+    def _account(
+        plan: Plan, count: int, checkpoints: Sequence[str] | Literal["cuts"] | None, layouts: Mapping[str, Layout]
+    ) -> Account:
         """Where the sweep is to note what arrives."""
         if checkpoints == "cuts":
-            return Account(plan, count, {name: name for name in plan.graph.cuts()}, keep=False)
+            return Account(plan, count, {name: name for name in plan.graph.cuts()}, False, layouts)
         checkpoints = () if checkpoints is None else checkpoints
         if isinstance(checkpoints, str) or not isinstance(checkpoints, Collection):
             raise InputError(f"checkpoints must be a list of module names or 'cuts', got {checkpoints!r}")
-        return Account(plan, count, {module: plan.input_of(module) for module in checkpoints}, keep=True)
+        return Account(plan, count, {module: plan.input_of(module) for module in checkpoints}, True, layouts)
 
     def _make_plan(self, graph: Graph) -> Plan:
         names = [name for operation in graph.operations for name in operation.weights]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from headwater.engine.graph import Graph, Operation
 from headwater.engine.layer_table import layer_for
 from headwater.engine.layers import Block, Layer, Lookup
 from headwater.engine.linear_layers import Linear
+from headwater.engine.scales import Layout, scale_layouts
 from headwater.engine.schedule import scheduled
 from headwater.engine.steps import Step
 from headwater.engine.structure import Structure
@@ -30,6 +31,7 @@ class Plan:
         steps: those that the image's values enter, in order.
         cuts: values that all relevance passes. They include :meth:`Graph.cuts`; where branches get no relevance, also
             values on the others.
+        layouts: those cuts between image and output that have rows and columns, with their layout, in order.
         weights: the model's live parameters.
         bindings: what the operations' arguments stand for.
         programs: what was compiled of it, by what was asked for.
@@ -45,6 +47,7 @@ class Plan:
     graph: Graph
     steps: tuple[Step, ...]
     cuts: frozenset[str]
+    layouts: Mapping[str, Layout]
     weights: WeightStore
     bindings: Bindings
     programs: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -121,7 +124,8 @@ def make_plan(graph: Graph, composite: Composite, weights: WeightStore) -> Plan:
         )
         for layer, assigned in zip(layers, composite.assign(graph, layers), strict=True)
     ]
-    return Plan(graph, scheduled(steps), _cuts(graph, steps), weights, bindings)
+    cuts = _cuts(graph, steps)
+    return Plan(graph, scheduled(steps), cuts, scale_layouts(graph, steps, cuts), weights, bindings)
 
 
 def _layers(graph: Graph, composite: Composite, lookup: Lookup) -> list[Layer]:

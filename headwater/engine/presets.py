@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headwater.engine.composites import REGISTERED, Composite
 from headwater.engine.linear_rules import WPlus, ZPlus
 from headwater.engine.rules import Follow, Gradient, MeanPool, Pass, WinnerTakesAll
-from headwater.engine.signed_rules import Epsilon
+from headwater.engine.signed_rules import AlphaBeta, Epsilon
 from headwater.engine.splitting import Gates, Ratio, Splitting, Symmetric
-from headwater.engine.where import AfterJoin, Blocks, First, Pair, Type
+from headwater.engine.where import AfterJoin, Blocks, Classifier, Entry, First, LastBlocks, Pair, Type
 from headwater.errors import InputError
 
 _REST: tuple[Pair, ...] = (
@@ -85,8 +87,12 @@ def list_composites() -> list[str]:
     return sorted(_COMPOSITES)
 
 
-def _preset(name: str, *rules: Pair) -> None:
-    register_composite(Composite(name, rules, strict=False))
+def _preset(name: str, *rules: Pair | Entry) -> None:
+    """Register a composite; what a pair says need not be in every network, what an entry says must be."""
+    entries = Composite(name, rules).entries
+    required = [isinstance(given, Entry) for given in rules]
+    optional = (replace(entry, required=must) for entry, must in zip(entries, required, strict=True))
+    register_composite(Composite(name, tuple(optional)))
 
 
 for _suffix, _splitting in _SPLITTINGS.items():
@@ -94,7 +100,22 @@ for _suffix, _splitting in _SPLITTINGS.items():
     _preset(f"otsuki2024{_suffix}", (First(), WPlus()), _join, *_EXACT)
     _preset(f"otsuki2024{_suffix}-published", (First(), WPlus(eps=1e-5, fallback=False)), _join, *_PUBLISHED)
 _join = (Type("join"), Ratio())
+_preset(
+    "headwater",
+    Entry(Classifier(), Epsilon()),  # a network without one is an error: the map would not be about the class
+    (LastBlocks(), AlphaBeta()),
+    (First(), WPlus()),
+    _join,
+    *_EXACT,
+)
 _preset("otsuki2024-mixture", (First(), WPlus()), (AfterJoin(8), Epsilon()), _join, *_EXACT)
+_preset(
+    "otsuki2024-mixture-published",
+    (First(), WPlus(eps=1e-5, fallback=False)),
+    (AfterJoin(8), Epsilon(1e-5, bias=True, fallback=False)),
+    _join,
+    *_PUBLISHED,
+)
 _preset(
     "epsilon", _join, REGISTERED, (Type("linear"), Epsilon(bias=True)), (Type("average"), Epsilon(threshold=0)), *_REST
 )

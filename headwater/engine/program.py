@@ -18,6 +18,7 @@ from headwater.engine.plan import Plan, derived_key
 from headwater.engine.seed import Seed, Start, class_scores, seed_at, with_classes
 from headwater.engine.steps import Step
 from headwater.engine.sweep import sweep
+from headwater.engine.weights import widened
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Request:
         region: a mask of per-pixel logits is given.
         places: value of each checkpoint, by the checkpoint's name.
         keep: whether the relevance at checkpoints is returned, not only its sum.
+        against: other classes are given, against which they are explained.
+        scales: whether the maps at cuts are returned.
     """
 
     start: Start = "probability"
@@ -37,6 +40,8 @@ class Request:
     region: bool = False
     places: Mapping[str, str] = field(default_factory=dict)
     keep: bool = False
+    against: bool = False
+    scales: bool = False
 
 
 class SweepProgram:
@@ -49,9 +54,11 @@ class SweepProgram:
         derive: what the rules derive from the weights alone is computed in the program, else it is an input.
 
     Attributes:
-        graph: the program: :meth:`tensors`, images, then classes and mask where the request has them; to a tuple.
-        outputs: what the tuple holds: ``relevance``; ``logits``, ``target``, ``probability`` and ``total`` as
-            :class:`~headwater.engine.seed.Seed` has them; ``join.NAME``, ``total.NAME`` and ``relevance.NAME`` as
+        graph: the program: :meth:`tensors`, images, then classes, other classes and mask where the request has them;
+            to a tuple.
+        outputs: what the tuple holds: ``relevance``; ``logits``, ``target``, ``probability``, ``total`` and, where
+            there are other classes, ``against`` and ``size`` as :class:`~headwater.engine.seed.Seed` has them;
+            ``join.NAME``, ``total.NAME``, ``relevance.NAME`` and ``map.NAME`` as
             :class:`~headwater.engine.account.Account` notes them.
     """
 
@@ -65,19 +72,24 @@ class SweepProgram:
             plan.weights.refresh()
             shape = plan.graph.shapes[plan.graph.output]
             given = [x.new_zeros((count, *x.shape[1:])).contiguous(memory_format=torch.channels_last)]
-            given += [x.new_zeros(count, dtype=torch.long)] if request.chosen else []
-            given += [x.new_zeros((count, *map(int, filter(None, shape[2:]))))] if request.region else []
+            given += [x.new_zeros(count, dtype=torch.long) for asked in (request.chosen, request.against) if asked]
+            given += [widened(x.new_zeros((count, *map(int, filter(None, shape[2:])))))] if request.region else []
             self.graph = self._traced(self.tensors(), given, plan.graph.batch is None)
             plan.weights.refresh()
 
     def tensors(self) -> list[Tensor]:
         """The weights as they are now, which must be refreshed, and what the rules derive from them."""
-        made = [w for step in self._kept for w in self.plan.prepared(step) if w is not None]
+        made = [w for step in self._kept for w in self._prepared(step) if w is not None]
         return [*self.plan.weights.tensors.values(), *made]
+
+    def _prepared(self, step: Step) -> tuple[Tensor | None, ...]:
+        """As the sweep has it, in at least single precision."""
+        with self.plan.bindings.widening():
+            return self.plan.prepared(step)
 
     def _traced(self, tensors: Sequence[Tensor], given: Sequence[Tensor], any_number: bool) -> torch.fx.GraphModule:
         mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-        here = [tensor is not None for step in self._kept for tensor in self.plan.prepared(step)]
+        here = [tensor is not None for step in self._kept for tensor in self._prepared(step)]
         batch = DimDynamic.DUCK if any_number else DimDynamic.STATIC
         fakes = [mode.from_tensor(tensor, static_shapes=True) for tensor in tensors]
         for tensor in given:
@@ -87,7 +99,9 @@ class SweepProgram:
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
             self._stand_for(inputs[: len(tensors)], here)
             x, *rest = inputs[len(tensors) :]
-            found = self._run(x, rest.pop(0) if self.request.chosen else None, rest.pop(0) if rest else None)
+            classes = rest.pop(0) if self.request.chosen else None
+            against = rest.pop(0) if self.request.against else None
+            found = self._run(x, classes, against, rest.pop(0) if rest else None)
             self.outputs = tuple(found)
             return tuple(found.values())
 
@@ -98,19 +112,20 @@ class SweepProgram:
         names, left, present = list(self.plan.weights.tensors), iter(inputs), iter(here)
         weights = {name: next(left) for name in names}
         derived = {
-            derived_key(step): tuple(next(left) if next(present) else None for _ in self.plan.prepared(step))
+            derived_key(step): tuple(next(left) if next(present) else None for _ in self._prepared(step))
             for step in self._kept
         }
         self.plan.weights.stand_for(weights, derived)
 
-    def _run(self, x: Tensor, target: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+    def _run(self, x: Tensor, target: Tensor | None, against: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
         request = self.request
-        account = Account(self.plan, x.shape[0], request.places, request.keep)
+        layouts = self.plan.layouts if request.scales else {}
+        account = Account(self.plan, x.shape[0], request.places, request.keep, layouts)
 
         def begin(output: Tensor) -> Seed:
             logits = with_classes(output, x.shape[0])
             classes = class_scores(logits, mask).argmax(1) if target is None else target
-            return seed_at(output, logits, classes, request.start, mask)
+            return seed_at(output, logits, classes, request.start, mask, against)
 
         self.plan.bindings.compute(x)
         seed, relevance = sweep(self.plan, x, begin, account)
@@ -120,7 +135,10 @@ class SweepProgram:
             "target": seed.target,
             "probability": seed.probability,
             "total": seed.total,
+            **({} if seed.against is None else {"against": seed.against}),
+            **({} if seed.size is None else {"size": seed.size}),
             **{f"join.{name}": sums for name, sums in account.joins.items()},
             **{f"total.{name}": sums for name, sums in account.totals.items()},
             **{f"relevance.{name}": kept for name, kept in account.relevance.items()},
+            **{f"map.{name}": maps for name, maps in account.maps.items()},
         }

@@ -17,9 +17,11 @@ from headwater.engine.where import (
     AfterJoin,
     Blocks,
     Choice,
+    Classifier,
     Entry,
     First,
     Last,
+    LastBlocks,
     Module,
     Place,
     Registered,
@@ -141,7 +143,13 @@ def _unreached_type(key: str, kinds: set[str], structure: Structure) -> str:
 def _unreached_place(where: object, places: Sequence[tuple[Layer, Place]], structure: Structure) -> str:
     if isinstance(where, AfterJoin) and len(structure.joins) < where.count:
         return f"the network has {len(structure.joins)} joins outside of blocks, and it says {where.count}"
-    there = [p for _, p in places if isinstance(where, (First, Last, AfterJoin)) and where.matches(p)]
+    kinds = (First, Last, AfterJoin, LastBlocks, Classifier)
+    there = [p for _, p in places if isinstance(where, kinds) and where.matches(p)]
+    if not there and isinstance(where, Classifier):
+        return (
+            "no linear operation with parameters makes the scores; name the module that does, as in "
+            "load_composite('otsuki2024').prepend(('head.*', Epsilon()))"
+        )
     if not there:
         return "no operation of the network is there, outside of blocks"
     named = f"what is there ({', '.join(repr(p.module) for p in there[:_SHOWN])})"

@@ -27,6 +27,8 @@ class Seed:
         logits: the output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
         target: the explained class, long ``(N,)``.
         probability: its softmax probability, its mean over the region for per-pixel outputs, ``(N,)``.
+        against: the class against which it is explained, long ``(N,)``; ``None`` without one.
+        size: sum of the sizes of ``relevance``, ``(N,)``, where there are two classes; else ``None``.
     """
 
     relevance: Float[Tensor, "n ..."]
@@ -34,18 +36,25 @@ class Seed:
     logits: Float[Tensor, "n k *pixels"]
     target: Int[Tensor, " n"]
     probability: Float[Tensor, " n"]
+    against: Int[Tensor, " n"] | None = None
+    size: Float[Tensor, " n"] | None = None
 
 
-def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region) -> Seed:
+def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region, against: Target = None) -> Seed:
     """The seed for an output ``(N,)``, ``(N, K)`` or ``(N, K, H, W)``.
 
     Raises:
         TraceError: the output has another shape.
-        InputError: the target or the region does not fit.
+        InputError: the target, the region or the class against it does not fit.
     """
     logits = with_classes(output, count)
     mask = None if region is None else region_mask(region, logits)
-    return seed_at(output, logits, check_target(target, class_scores(logits, mask)), start, mask)
+    classes = check_target(target, class_scores(logits, mask))
+    if against is None:
+        return seed_at(output, logits, classes, start, mask)
+    other = chosen_classes(against, count, logits.shape[1], logits.device, "against")
+    check_different(classes, other)
+    return seed_at(output, logits, classes, start, mask, other)
 
 
 def with_classes(output: Tensor, count: int) -> Tensor:
@@ -69,7 +78,14 @@ def class_scores(logits: Tensor, mask: Tensor | None) -> Float[Tensor, "n k"]:
     return _mean(logits.softmax(1), torch.ones_like(logits[:, 0]) if mask is None else mask)
 
 
-def seed_at(output: Tensor, logits: Tensor, classes: Tensor, start: Start, mask: Tensor | None) -> Seed:
+def seed_at(
+    output: Tensor,
+    logits: Tensor,
+    classes: Tensor,
+    start: Start,
+    mask: Tensor | None,
+    against: Tensor | None = None,
+) -> Seed:
     """The seed for classes that are known to fit; tensor operations alone, which can be traced.
 
     Args:
@@ -78,6 +94,7 @@ def seed_at(output: Tensor, logits: Tensor, classes: Tensor, start: Start, mask:
         classes: long ``(N,)``.
         start: relevance to begin with.
         mask: the region of per-pixel logits, ``(N, H, W)``; ``None`` for the pixels where the class is predicted.
+        against: other classes, long ``(N,)``, or ``None``.
     """
     probabilities = logits.softmax(1)
     inside = torch.ones_like(logits[:, 0]) if mask is None else mask
@@ -85,18 +102,45 @@ def seed_at(output: Tensor, logits: Tensor, classes: Tensor, start: Start, mask:
         predicted = (logits.argmax(1) == classes[:, None, None]).to(logits.dtype)
         found = predicted.flatten(1).sum(1)[:, None, None] > 0
         inside = torch.where(found, predicted, inside)  # a class that is predicted nowhere: everywhere
-    at = classes.view(-1, *[1] * (logits.ndim - 1)).expand(-1, 1, *logits.shape[2:])
     part = inside / inside.flatten(1).sum(1).view(-1, *[1] * (inside.ndim - 1)) if logits.ndim == 4 else inside
-    probability, value = probabilities.gather(1, at)[:, 0], logits.gather(1, at)[:, 0]
-    beginning = {"probability": probability, "logit": value, "one": torch.ones_like(value)}[start] * part
-    seed = torch.zeros_like(logits).scatter_(1, at, beginning[:, None])
+    probability = _of_class(probabilities, classes)
+    starts = {"probability": probabilities, "logit": logits, "one": torch.ones_like(logits)}[start]
+    beginning = _of_class(starts, classes) * part
+    seed, size = _placed(logits, classes, beginning), None
+    if against is not None:
+        less = _of_class(starts, against) * part
+        seed = seed - _placed(logits, against, less)
+        size = _total(beginning.abs() + less.abs())
+        beginning = beginning - less
     return Seed(
         seed.reshape(output.shape),
-        beginning.flatten(1).sum(1) if logits.ndim == 4 else beginning,
+        _total(beginning),
         logits,
         classes,
-        (probability * part).flatten(1).sum(1) if logits.ndim == 4 else probability,
+        _total(probability * part),
+        against,
+        size,
     )
+
+
+def _of_class(values: Tensor, classes: Tensor) -> Tensor:
+    """One class's of values ``(N, K, ...)``, ``(N, ...)``."""
+    return values.gather(1, _at(classes, values))[:, 0]
+
+
+def _placed(logits: Tensor, classes: Tensor, values: Tensor) -> Tensor:
+    """Zeros shaped as the logits, with values at one class."""
+    return torch.zeros_like(logits).scatter_(1, _at(classes, logits), values[:, None])
+
+
+def _at(classes: Tensor, values: Tensor) -> Tensor:
+    """Where one class's of values ``(N, K, ...)`` are, ``(N, 1, ...)``."""
+    return classes.view(-1, *[1] * (values.ndim - 1)).expand(-1, 1, *values.shape[2:])
+
+
+def _total(values: Tensor) -> Tensor:
+    """Sum of each image's values."""
+    return values.flatten(1).sum(1) if values.ndim > 1 else values
 
 
 def check_target(target: Target, logits: Tensor) -> Tensor:
@@ -125,16 +169,30 @@ def check_scores(logits: Tensor) -> None:
         )
 
 
-def chosen_classes(target: int | Tensor, count: int, classes: int, device: torch.device) -> Tensor:
+def chosen_classes(given: int | Tensor, count: int, classes: int, device: torch.device, name: str = "target") -> Tensor:
     """The class of each image, long ``(N,)``, of a network with so many classes.
 
     Raises:
         InputError: wrong type, shape or range.
     """
-    chosen = check_classes(target, "target", count, device)
+    chosen = check_classes(given, name, count, device)
     if ((chosen < 0) | (chosen >= classes)).any():
-        raise InputError(f"target {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
+        raise InputError(f"{name} {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
     return chosen.expand(count)
+
+
+def check_different(target: Int[Tensor, " n"], against: Int[Tensor, " n"]) -> None:
+    """Refuse to explain a class against itself.
+
+    Raises:
+        InputError: the two are the same for an image.
+    """
+    same = [k for k, equal in enumerate((against == target).tolist()) if equal]
+    if same:
+        raise InputError(
+            f"target and against are the same class, {int(target[same[0]])}, for images {same} of this batch; a map of "
+            "why one class and not another needs two (without a target, the predicted class is explained)"
+        )
 
 
 def class_probability(logits: Float[Tensor, "n k"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

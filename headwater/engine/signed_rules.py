@@ -53,6 +53,16 @@ class SignedRule(LinearRule):
         return None if weight is None or not self.judges else weight.abs()
 
 
+def centre(weight: Tensor | None) -> Tensor | None:
+    """A layer's weight less its mean over the outputs, for ``centred`` rules at a classifier.
+
+    Softmax does not change when every class's weights are shifted alike. Centred, a contribution says how much more an
+    input speaks for this class than for the average one; what speaks for all classes says nothing. The shares are of
+    the same relevance, so the rule stays exact.
+    """
+    return weight if weight is None or len(weight) == 1 else weight - weight.mean(0)
+
+
 @dataclass(frozen=True, repr=False)
 class Epsilon(SignedRule):
     r"""Epsilon rule: contributions as they are, :math:`z_{ij} = h_i w_{ij}`, stabilised.
@@ -63,21 +73,25 @@ class Epsilon(SignedRule):
         eps: added to each denominator with its sign.
         bias: count the bias in the denominator, so that it absorbs relevance, as in the textbook rule. The threshold
             has no effect then; a layer with a bias hands on nothing by the fallback.
+        centred: see :func:`centre`.
         fallback: hand on what the stabiliser takes.
         threshold: see :class:`SignedRule`.
 
     >>> Epsilon(1e-3)
-    Epsilon(eps=0.001, bias=False, fallback=True, threshold=0.1)
+    Epsilon(eps=0.001, bias=False, fallback=True, threshold=0.1, centred=False)
     """
 
     eps: float = 1e-6
     bias: bool = False
+    _: KW_ONLY
+    centred: bool = False
 
     @property
     def judges(self) -> bool:
         return super().judges and not self.bias
 
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        weight = centre(weight) if self.centred else weight
         return (weight, bias if self.bias else None, self.absolute(weight))
 
     def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:
@@ -131,12 +145,19 @@ class AlphaBeta(LinearRule):
     cannot hand on goes by the fallback. Nothing cancels within a kind, so no output hands on more than
     :math:`\alpha + \beta` times what it received, signs left out, and no threshold is needed.
 
+    Args:
+        alpha: part of the positive contributions.
+        beta: part of the negative ones.
+        centred: see :func:`centre`.
+
     Raises:
         InputError: alpha - beta is not 1.
     """
 
     alpha: float = 2.0
     beta: float = 1.0
+    _: KW_ONLY
+    centred: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,6 +165,7 @@ class AlphaBeta(LinearRule):
             raise InputError(f"AlphaBeta needs alpha - beta = 1, got alpha={self.alpha}, beta={self.beta}")
 
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
+        weight = centre(weight) if self.centred else weight
         return (None, None) if weight is None else (weight.clamp(min=0), weight.clamp(max=0))
 
     def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:

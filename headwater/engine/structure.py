@@ -69,6 +69,9 @@ class Structure:
         joins_before: for each operation, how many joins come before it in the list.
         first: linear operations with parameters that see the image itself, by name.
         last: linear operations with parameters after which no other comes.
+        classifier: linear operations with parameters after rows and columns are gone: the dense layers after the
+            pooling or the class token, back to the nearest join. Where there are none, as with a 1 x 1 convolution
+            before the pooling, those of ``last``.
         nonnegative: values that are never negative.
     """
 
@@ -89,6 +92,7 @@ class Structure:
             if self._never_negative(layer):
                 self.nonnegative.add(operation.name)
         self.first, self.last = _first(layers), _last(layers)
+        self.classifier = self._classifier() or self.last
         self._number_values()
 
     # -- who comes from whom ------------------------------------------------------------------------------------------
@@ -137,6 +141,24 @@ class Structure:
             if layer is None or _weights(layer) or len(layer.operation.inputs) != 1:
                 return False
             name = layer.operation.inputs[0]
+
+    def _classifier(self) -> set[str]:
+        found: set[str] = set()
+        waiting = {self.graph.output}
+        for layer in reversed(self.layers):
+            operation = layer.operation
+            if operation.name not in waiting or is_join(layer) or self._has_extent(operation.name):
+                continue
+            if is_parametrised(layer):
+                found.add(operation.name)
+            waiting.update(operation.inputs)
+        return found
+
+    def _has_extent(self, name: str) -> bool:
+        """Whether a value has more than one place per image: rows and columns, or tokens."""
+        shape = self.graph.shapes.get(name, ())
+        places = shape[1:-1] if len(shape) == 3 else shape[2:]
+        return any(size != 1 for size in places)
 
     # -- residual blocks ----------------------------------------------------------------------------------------------
 

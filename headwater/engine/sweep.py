@@ -1,4 +1,8 @@
-"""The sweep: the network forward, keeping what the rules need, and relevance back, one rule per step."""
+"""The sweep: the network forward, keeping what the rules need, and relevance back, one rule per step.
+
+The network runs, and its values are kept, in its own precision. Relevance and all that it is divided by are at least
+float32: what a rule reads, values, weights and the output, is widened when it is read.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from torch import Tensor
 from headwater.engine.account import Account
 from headwater.engine.plan import Plan
 from headwater.engine.seed import Seed
+from headwater.engine.weights import widened
 
 
 class Values:
@@ -21,6 +26,10 @@ class Values:
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
+
+    def wide(self, name: str) -> Tensor:
+        """A value in at least single precision."""
+        return widened(self._tensors[name])
 
     def __setitem__(self, name: str, value: Tensor) -> None:
         self._tensors[name], self._shapes[name] = value, value.shape
@@ -51,7 +60,7 @@ def sweep(plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Accou
         account: told what arrives where.
 
     Returns:
-        The seed, and the relevance of the images, ``(N, C, H, W)``.
+        The seed, and the relevance of the images, ``(N, C, H, W)``, both at least float32.
     """
     values = Values()
     values[plan.graph.input] = x
@@ -59,20 +68,21 @@ def sweep(plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Accou
         values[step.output] = step.run([values[name] for name in step.inputs])
         values.drop(step.drops)
 
-    seed = begin(values[plan.graph.output])
+    seed = begin(values.wide(plan.graph.output))
     relevance = {plan.graph.output: seed.relevance}
-    for step in reversed(plan.steps):
-        arriving = relevance.pop(step.output, None)
-        if arriving is None or step.rule is None:
-            account.missed(step, values.shape(step.output), x)
-        else:
-            account.arrived(step.output, arriving, step.batch)
-            read = values.__getitem__ if step.rule.needs_inputs else lambda name: values.blank(name, x)
-            shares = step.rule(step.layer, plan.prepared(step), [read(name) for name in step.inputs], arriving)
-            account.divided(step, shares)
-            for name, share in zip(step.inputs, shares, strict=True):
-                if share is not None:
-                    relevance[name] = relevance[name].add_(share) if name in relevance else share
-        values.drop(step.forgets)
+    with plan.bindings.widening():
+        for step in reversed(plan.steps):
+            arriving = relevance.pop(step.output, None)
+            if arriving is None or step.rule is None:
+                account.missed(step, values.shape(step.output), seed.relevance)
+            else:
+                account.arrived(step.output, arriving, step.batch)
+                read = values.wide if step.rule.needs_inputs else lambda name: values.blank(name, seed.relevance)
+                shares = step.rule(step.layer, plan.prepared(step), [read(name) for name in step.inputs], arriving)
+                account.divided(step, shares)
+                for name, share in zip(step.inputs, shares, strict=True):
+                    if share is not None:
+                        relevance[name] = relevance[name].add_(share) if name in relevance else share
+            values.drop(step.forgets)
     account.arrived(plan.graph.input, relevance[plan.graph.input])
     return seed, relevance[plan.graph.input]

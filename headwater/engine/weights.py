@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -81,12 +82,27 @@ class Bindings:
 
     def __call__(self, leaf: Any) -> Any:
         if isinstance(leaf, Weight):
-            return self._tensors()[leaf.name]
-        if isinstance(leaf, Constant):
-            return leaf.tensor
-        if isinstance(leaf, Value):
-            return self._values.by_name[leaf.name]
-        return leaf
+            bound = self._tensors()[leaf.name]
+        elif isinstance(leaf, Constant):
+            bound = leaf.tensor
+        elif isinstance(leaf, Value):
+            bound = self._values.by_name[leaf.name]
+        else:
+            return leaf
+        return widened(bound) if self._widening and isinstance(bound, Tensor) else bound
+
+    @property
+    def _widening(self) -> bool:
+        return getattr(self._values, "widening", False)
+
+    @contextmanager
+    def widening(self) -> Iterator[None]:
+        """Give tensors in at least single precision, in this thread: what relevance is divided by."""
+        self._values.widening = True
+        try:
+            yield
+        finally:
+            self._values.widening = False
 
     def compute(self, x: Tensor) -> None:
         """Compute the values that depend on weights and sizes alone, for a run on the images ``x``."""
@@ -96,6 +112,11 @@ class Bindings:
             args, kwargs = operation.bind(self)
             values[operation.name] = operation.target(*args, **kwargs)
         del values[self._graph.input]
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """The tensor in single precision if it is a half or smaller; any other as it is."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
 
 
 def identity_of(tensor: Tensor) -> tuple[Any, ...]:

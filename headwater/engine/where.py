@@ -30,6 +30,8 @@ class Place:
         first: a linear operation with parameters that sees the image itself.
         last: a linear operation with parameters after which no other comes.
         joins_before: how many joins come before it in the list of operations.
+        joins_after: how many do not.
+        classifier: part of the classifier, see :class:`~headwater.engine.structure.Structure`.
     """
 
     kind: str
@@ -40,6 +42,8 @@ class Place:
     first: bool
     last: bool
     joins_before: int
+    joins_after: int = 0
+    classifier: bool = False
 
 
 Predicate = Callable[[Place], bool]
@@ -60,6 +64,8 @@ def place_of(layer: Layer, structure: Structure) -> Place:
         first=isinstance(layer, Linear) and operation.name in structure.first,
         last=isinstance(layer, Linear) and operation.name in structure.last,
         joins_before=structure.joins_before[operation.name],
+        joins_after=len(structure.joins) - structure.joins_before[operation.name],
+        classifier=isinstance(layer, Linear) and operation.name in structure.classifier,
     )
 
 
@@ -139,6 +145,41 @@ class Last(Where):
 
     def __str__(self) -> str:
         return "last linear operation"
+
+
+@dataclass(frozen=True)
+class Classifier(Where):
+    """The linear operations that make the classes' scores.
+
+    These are the dense layers after the pooling, the flattening or the class token, one or several; in a network that
+    pools the scores themselves, the convolutions that make them.
+    """
+
+    def matches(self, place: Place) -> bool:
+        return place.classifier
+
+    def __str__(self) -> str:
+        return "classifier"
+
+
+@dataclass(frozen=True)
+class LastBlocks(Where):
+    """Linear operations and averages from the last joins on: of the network's joins the last ``part``, at least one.
+
+    What comes before the first join is never among them, so a network without joins has none.
+
+    Args:
+        part: of the joins, in (0, 1].
+    """
+
+    part: float = 0.25
+
+    def matches(self, place: Place) -> bool:
+        joins = place.joins_before + place.joins_after
+        return place.linear and place.joins_before > 0 and place.joins_after <= max(1, round(self.part * joins))
+
+    def __str__(self) -> str:
+        return f"linear, last {self.part:g} of the joins"
 
 
 @dataclass(frozen=True)

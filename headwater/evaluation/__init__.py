@@ -1,7 +1,8 @@
 """Every measure of every method on labelled images: one row per image and method."""
 
+from headwater.evaluation.accuracy import split_accuracy
 from headwater.evaluation.run import Progress, evaluate, measure_randomisation
 from headwater.evaluation.settings import Settings
 from headwater.evaluation.worker import object_mask
 
-__all__ = ["Progress", "Settings", "evaluate", "measure_randomisation", "object_mask"]
+__all__ = ["Progress", "Settings", "evaluate", "measure_randomisation", "object_mask", "split_accuracy"]

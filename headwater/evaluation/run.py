@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import hashlib
 import io
 import json
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -26,11 +29,13 @@ from headwater.errors import DataError, MissingDependencyError
 from headwater.evaluation.chunks import unfinished, write_checked
 from headwater.evaluation.labels import label_for
 from headwater.evaluation.settings import Settings
+from headwater.evaluation.thumbnails import COLUMNS as THUMBNAILS
 from headwater.evaluation.worker import Worker
 from headwater.files import claim, write_bytes, write_text
 from headwater.methods import is_baseline, load_method
 from headwater.metrics import randomisation
 from headwater.models import ModelCard, card_of, network_input, weights_digest
+from headwater.report.run_folder import ABOUT, CURVES, RESULTS, ROWS, SETTINGS
 from headwater.report.tables import SummaryTable, curves_figure, randomisation_figure
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     devices: Sequence[str] = (),
     progress: Progress | None = None,
+    command: str = "",
 ) -> pandas.DataFrame:
     """Measure methods on labelled images.
 
@@ -66,16 +72,19 @@ def evaluate(
         devices: such as ``["cuda:0", "cuda:1"]``, which share the chunks, each with a copy of the model; by default the
             device of the model.
         progress: called after every chunk.
+        command: that this was called by, for the report.
 
     Returns:
         One row per image and method: ``image``, ``label``, ``predicted``, ``probability`` (of the predicted class),
         ``method``, ``error``, ``insertion_P``, ``deletion_P``, ``id_P`` for each protocol P, ``conservation_error`` (at
         the image), ``cut_error`` (the worst of all cuts), ``pointing``, ``mass``, ``rank`` (where there are boxes),
-        ``gini``; ``label_source`` (as in the settings, a file's name, or ``"given"`` with the data set), ``classes``
-        (how many the network has).
+        ``gini``, ``box_covered`` and ``inside_box`` (see :class:`~headwater.metrics.failures.Overlap`),
+        ``label_source`` (as in the settings, a file's name, or ``"given"`` with the data set), ``classes`` (how many
+        the network has), ``weights`` (the network and its weights).
 
-    ``out`` then holds these rows as ``results.parquet``, their summary as ``summary.csv``, ``.md`` and ``.tex``, and
-    the mean curves as ``curves.json`` and ``.png``.
+    ``out`` then holds these rows as ``results.parquet``, their summary as ``summary.csv``, ``.md`` and ``.tex``, the
+    paired tests as ``tests.md``, and the mean curves as ``curves.json`` and ``.png``; ``run.json`` says how it was run.
+    ``headwater report`` makes a page of them.
 
     Raises:
         DataError: the data do not fit, no image can be read, or ``out`` holds a run with other settings (the difference
@@ -91,10 +100,11 @@ def evaluate(
     found = labelled.data
     chosen = found.sample(min(settings.samples, len(found.images)), settings.seed)
     identity = _identity(model, card, found, chosen, settings)
-    claim(out, identity, "settings.json")
+    claim(out, identity, SETTINGS)
+    write_text(out / ABOUT, json.dumps(_about(model, card, data, settings, devices, command), indent=1))
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
-    paths = [out / "rows" / f"{k:05d}.parquet" for k in range(len(chunks))]
+    paths = [out / ROWS / f"{k:05d}.parquet" for k in range(len(chunks))]
     digests = {image.name: f"{image.digest()} {run}" for image in chosen}  # rows of other settings do not count
     todo = unfinished(paths, chunks, digests)
     done = sum(len(chunk) for k, chunk in enumerate(chunks) if k not in set(todo))
@@ -107,20 +117,21 @@ def evaluate(
         if progress is not None:
             progress(done, len(chosen), time.monotonic() - began)
     table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).drop(columns="digest")
-    table = table.assign(label_source=labelled.source, classes=labelled.classes)
+    table = table.assign(label_source=labelled.source, classes=labelled.classes, weights=f"{card.name}: {card.weights}")
     if table["error"].notna().all():
         raise DataError(f"none of the {len(chosen)} images could be read; the first: {table['error'].iloc[0]}")
     columns = [column for column in table if column.endswith("_curve")]
     curves = _mean_curves(table, columns, settings.methods)
-    table = table.drop(columns=columns)
+    table = table.drop(columns=[*columns, *THUMBNAILS])
     stream = io.BytesIO()
     table.to_parquet(stream, index=False)
-    write_bytes(out / "results.parquet", stream.getvalue())
+    write_bytes(out / RESULTS, stream.getvalue())
     summary = SummaryTable.of(table, [name for name in settings.methods if is_baseline(name)])
     write_text(out / "summary.csv", summary.csv())
     write_text(out / "summary.md", summary.markdown() + "\n")
     write_text(out / "summary.tex", summary.latex())
-    write_text(out / "curves.json", json.dumps(curves, indent=1))
+    write_text(out / "tests.md", summary.tests() + "\n")
+    write_text(out / CURVES, json.dumps(curves, indent=1))
     write_bytes(out / "curves.png", curves_figure(curves))
     return table
 
@@ -172,6 +183,35 @@ def _identity(
         "images and labels": f"{len(chosen)} ({images.hexdigest()[:12]})",
         **vars(settings),
     }
+
+
+def _about(
+    model: nn.Module,
+    card: ModelCard,
+    data: str | Path | LabelledImages,
+    settings: Settings,
+    devices: Sequence[str],
+    command: str,
+) -> dict[str, Any]:
+    """How a run was made, as far as the table does not depend on it."""
+    used = {str(p.device) for p in model.parameters()}
+    return {
+        "command": command,
+        "data": data.layout if isinstance(data, LabelledImages) else str(Path(data).absolute()),
+        "devices": list(devices) or sorted(used),
+        "classes": card.classes,
+        "baselines": [name for name in settings.methods if is_baseline(name)],
+        "versions": {"Python": platform.python_version(), "headwater": __version__, **_installed()},
+    }
+
+
+def _installed() -> dict[str, str]:
+    """Versions of the libraries that measures depend on."""
+    versions = {}
+    for package in ("torch", "torchvision", "timm", "numpy", "pillow", "scipy", "captum", "grad-cam"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def measure_randomisation(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from headwater.errors import InputError
-from headwater.methods import QUANTIZED, list_methods
+from headwater.methods import list_methods, split_name
 from headwater.metrics.insertion_deletion import Protocol
 
 LABELS = ("names", "positions", "predicted")
@@ -20,7 +20,8 @@ class Settings:
     """Settings of an evaluation.
 
     Attributes:
-        methods: names, see :func:`headwater.list_methods`; ``NAME+hq`` is the method's map after heat quantization.
+        methods: names, see :func:`headwater.list_methods`; ``NAME+hq`` is the method's map after heat quantization as
+            published, ``NAME+hq-equation`` as its equation is printed.
         samples: images, balanced over the classes.
         protocols: of insertion and deletion.
         split: of the data set.
@@ -47,8 +48,8 @@ class Settings:
             raise InputError(f"methods must be different names, got {', '.join(self.methods) or 'none'}")
         known = list_methods()
         for name in self.methods:
-            if name.removesuffix(QUANTIZED) not in known:
-                raise InputError(f"no method is called {name.removesuffix(QUANTIZED)!r}; there are {', '.join(known)}")
+            if split_name(name)[0] not in known:
+                raise InputError(f"no method is called {split_name(name)[0]!r}; there are {', '.join(known)}")
         wrong = [p for p in self.protocols if p not in get_args(Protocol)]
         if wrong or not self.protocols:
             raise InputError(f"protocols must be of {', '.join(get_args(Protocol))}, got {self.protocols}")

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from headwater.data.labelled import LabelledImage
-from headwater.data.preprocessing import Preprocessing
+from headwater.data.preprocessing import Preprocessing, seen
 from headwater.engine.explanation import Explanation
 from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, HeadwaterError
 from headwater.evaluation.labels import PREDICTED
 from headwater.evaluation.settings import Settings
+from headwater.evaluation.thumbnails import small_map, small_photo
 from headwater.heatmaps import heat_quantization
-from headwater.methods import QUANTIZED, Method, load_method
+from headwater.methods import Method, load_method, split_name
 from headwater.metrics import gini, insertion_deletion, pointing_game, relevance_mass, relevance_rank
+from headwater.metrics.failures import overlap
 from headwater.models import network_input
 
 
@@ -27,11 +29,14 @@ class Worker:
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing, settings: Settings) -> None:
         self.model, self.preprocessing, self.settings = model, preprocessing, settings
-        names = dict.fromkeys(name.removesuffix(QUANTIZED) for name in settings.methods)
+        names = dict.fromkeys(split_name(name)[0] for name in settings.methods)
         self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
 
     def rows(self, images: Sequence[LabelledImage]) -> list[dict[str, Any]]:
-        """One row per image and method of a chunk, also for images that cannot be read."""
+        """One row per image and method of a chunk, also for images that cannot be read.
+
+        The image's small photo is in the row of its first method.
+        """
         readable, photos, masks, broken = [], [], [], {}
         for image in images:
             try:
@@ -50,11 +55,15 @@ class Worker:
             followed = dict(zip((image.name for image in readable), labels.tolist(), strict=True))
             explained = {name: method(x, checkpoints="cuts") for name, method in self.methods.items()}
             for name in self.settings.methods:
-                e = explained[name.removesuffix(QUANTIZED)]
-                heatmap = heat_quantization(e.heatmap) if name.endswith(QUANTIZED) else e.heatmap
-                for image, row in zip(readable, self._measure(e, heatmap, x, labels, masks), strict=True):
-                    measured[image.name, name] = row
-        empty = {"predicted": -1, "probability": math.nan}
+                base, variant = split_name(name)
+                e = explained[base]
+                heatmap = e.heatmap if variant is None else heat_quantization(e.heatmap, variant=variant)
+                rows = self._measure(e, heatmap, x, labels, masks)
+                for image, row, given, one in zip(readable, rows, x, heatmap, strict=True):
+                    first = name == self.settings.methods[0]
+                    photo = small_photo(seen(given, self.preprocessing)) if first else None
+                    measured[image.name, name] = {**row, "map": small_map(one), "photo": photo}
+        empty = {"predicted": -1, "probability": math.nan, "map": None, "photo": None}
         return [
             {
                 "image": image.name,
@@ -113,6 +122,13 @@ class Worker:
             if inside is not None:
                 values[known] = measure(heatmap[known], inside.to(x.device)).float().cpu()
             columns[column] = values
+        columns |= {"box_covered": nothing.clone(), "inside_box": nothing.clone()}
+        if inside is not None:
+            found = overlap(heatmap[known], inside.to(x.device))
+            columns["box_covered"][known], columns["inside_box"][known] = (
+                found.covered.float().cpu(),
+                found.inside.float().cpu(),
+            )
         columns["gini"] = gini(heatmap)
         plain = {column: values.cpu().tolist() for column, values in columns.items()}
         for k in range(len(x)):

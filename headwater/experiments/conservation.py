@@ -15,23 +15,27 @@ from headwater.engine.graph import Graph
 from headwater.engine.lrp import LRP
 from headwater.engine.structure import Structure, layers_of
 from headwater.errors import InputError
-from headwater.models import network_input
+from headwater.models import card_of, network_input
 from headwater.report.images import as_png
+from headwater.report.sheet import wrapped, write_caption
 from headwater.report.tabular import Table
 
+_WIDTH = 10.5  # of the figure, in inches
 PLACES = ("the image", "the first block", "the last block")
 
 
 @dataclass(frozen=True)
 class CutSums:
-    """Sums of relevance of one composite.
+    """Sums of relevance of one network and composite.
 
     Attributes:
+        network: its name.
         composite: its name.
         probability: relevance that each sweep began with, ``(N,)``.
         sums: relevance at the image, at the first block's input and at the last block's, ``(N, 3)``.
     """
 
+    network: str
     composite: str
     probability: Tensor
     sums: Tensor
@@ -76,16 +80,18 @@ def cut_sums(
             places = (graph.input, *block_inputs(graph))
             probabilities.append(e.conservation.seed.cpu())
             sums.append(torch.stack([e.conservation.checkpoints[place].cpu() for place in places], 1))
-        results.append(CutSums(name, torch.cat(probabilities), torch.cat(sums)))
+        results.append(CutSums(card_of(model).name, name, torch.cat(probabilities), torch.cat(sums)))
     return results
 
 
-def conservation_figure(results: Sequence[CutSums]) -> bytes:
+def conservation_figure(results: Sequence[CutSums], caption: str = "") -> bytes:
     """The sum of relevance against the probability, per place, as PNG; what is conserved lies on the diagonal.
 
     Sums outside [-0.1, 1.1] are not drawn; the legend says how many.
     """
-    canvas = Figure(figsize=(10.5, 3.7), dpi=130)
+    lines = wrapped(caption, _WIDTH)
+    below = 0.14 * len(lines)
+    canvas = Figure(figsize=(_WIDTH, 3.7 + below), dpi=130)
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(1, 3, sharex=True, sharey=True)
     for place, (axis, title) in enumerate(zip(axes, PLACES, strict=True)):
@@ -100,7 +106,7 @@ def conservation_figure(results: Sequence[CutSums]) -> bytes:
                 color=f"C{number}",
                 marker="ox^s"[number % 4],
                 linewidths=0.9,
-                label=result.composite + (f" ({outside} of {len(sums)} outside)" if outside else ""),
+                label=_label(result, results) + (f" ({outside} of {len(sums)} outside)" if outside else ""),
             )
         axis.set_ylim(-0.1, 1.1)
         axis.legend(fontsize=7, frameon=False)
@@ -108,25 +114,36 @@ def conservation_figure(results: Sequence[CutSums]) -> bytes:
         axis.set_xlabel("probability of the class", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].set_ylabel("sum of relevance", fontsize=8)
-    canvas.tight_layout()
+    canvas.tight_layout(rect=(0, below / canvas.get_figheight(), 1, 1))
+    write_caption(canvas, lines)
     return as_png(canvas)
 
 
+def _label(result: CutSums, results: Sequence[CutSums]) -> str:
+    """The composite, with the network where there are several."""
+    return result.composite if len({r.network for r in results}) == 1 else f"{result.composite}, {result.network}"
+
+
 def conservation_csv(results: Sequence[CutSums], images: Sequence[LabelledImage]) -> str:
-    """One line per composite and image."""
+    """One line per network, composite and image."""
     rows = [
-        (result.composite, image.name, probability, *sums)
+        (result.network, result.composite, image.name, probability, *sums)
         for result in results
         for image, probability, sums in zip(images, result.probability.tolist(), result.sums.tolist(), strict=True)
     ]
-    return Table(("composite", "image", "probability", *PLACES), rows).csv()
+    return Table(("network", "composite", "image", "probability", *PLACES), rows).csv()
 
 
 def conservation_markdown(results: Sequence[CutSums]) -> str:
     """Mean part of the probability at each place, and the worst relative error, as Markdown."""
-    columns = ("composite", *(f"kept at {place}" for place in PLACES), "worst error")
-    rows = []
+    columns: tuple[str, ...] = ("composite", *(f"kept at {place}" for place in PLACES), "worst error")
+    rows: list[tuple[str, ...]] = []
     for result in results:
         kept = [f"{part:.4f}" for part in result.kept.mean(0).tolist()]
-        rows.append((f"`{result.composite}`", *kept, f"{(result.kept - 1).abs().max().item():.1e}"))
+        worst = f"{(result.kept - 1).abs().max().item():.1e}"
+        rows.append((f"`{result.composite}`", *kept, worst, result.network))
+    if len({result.network for result in results}) == 1:
+        rows = [row[:-1] for row in rows]
+    else:
+        columns = (*columns, "network")
     return Table(columns, rows).markdown()

@@ -12,6 +12,7 @@ from torch import nn
 from headwater.data.labelled import LabelledImages, load_labelled
 from headwater.evaluation import Progress, Settings
 from headwater.evaluation.labels import label_for
+from headwater.experiments.subjects import STYLES, Data, Subject
 from headwater.report.accuracy import label_source
 
 
@@ -20,26 +21,56 @@ class Request:
     """What an experiment is run on.
 
     Attributes:
-        data: a folder or the data set itself.
-        images: its images, with labels of the first network's classes where the experiment needs them.
-        models: the networks.
+        subjects: the data sets with their networks; several only where the experiment knows them by name.
         settings: of the evaluation.
         out: folder of the experiment.
         threshold: an explanation fails when its ID is not above it.
         worst: failed images to look at.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
+        style: a name of :data:`~headwater.experiments.subjects.STYLES`.
     """
 
-    data: str | Path | LabelledImages
-    images: LabelledImages
-    models: Sequence[nn.Module]
+    subjects: Sequence[Subject]
     settings: Settings
     out: Path
     threshold: float
     worst: int
     devices: Sequence[str]
     progress: Progress | None
+    style: str = "published"
+
+    @property
+    def data(self) -> Data:
+        """The first data set."""
+        return self.subjects[0].data
+
+    @property
+    def images(self) -> LabelledImages:
+        """The first data set's images, with labels of the first network's classes where the experiment needs them."""
+        return self.subjects[0].images
+
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """The first data set's networks."""
+        return self.subjects[0].models
+
+    def caption(self, drawn: str) -> str:
+        """What stands below a figure: what is drawn, with which networks and weights, of which data."""
+        lines = [drawn]
+        for subject in self.subjects:
+            networks, images = subject.described(self.settings.split)
+            lines += [f"Network {networks}.", f"Images {images}."]
+        return "\n".join(lines)
+
+    def maps(self, methods: Sequence[str]) -> str:
+        """Which maps are drawn, and how."""
+        style = STYLES[self.style]
+        how = "as the authors drew them: " * (self.style == "published")
+        how += f"{'positive part' if style.sign == 'positive' else 'positive and negative'}, "
+        how += f"{style.colormap or 'inferno, or red and blue where signed'}"
+        hq = " (+hq: quantized to 8 levels)" * any(method.endswith("+hq") for method in methods)
+        return f"Maps of {', '.join(methods)}{hq}; {how}."
 
 
 @dataclass(frozen=True)
@@ -69,13 +100,16 @@ class Experiment(ABC):
     def run(self, request: Request) -> Outcome:
         """Measure or draw it."""
 
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """Names of the data sets that it knows; none where it takes any one data set."""
+        return ()
+
     def settings(self, settings: Settings) -> Settings:
         """The settings that it is run with."""
         return settings
 
-    def images(
-        self, data: str | Path | LabelledImages, models: Sequence[nn.Module], settings: Settings
-    ) -> tuple[LabelledImages, str]:
+    def images(self, data: Data, models: Sequence[nn.Module], settings: Settings) -> tuple[LabelledImages, str]:
         """The images with the first network's labels, and the source of the labels as text.
 
         Raises:
@@ -86,6 +120,6 @@ class Experiment(ABC):
         return labelled.data, label_source(labelled.source)
 
 
-def unlabelled(data: str | Path | LabelledImages, settings: Settings) -> LabelledImages:
+def unlabelled(data: Data, settings: Settings) -> LabelledImages:
     """The images as they are, for experiments on predicted classes."""
     return data if isinstance(data, LabelledImages) else load_labelled(data, settings.split)

@@ -11,21 +11,20 @@ import numpy as np
 from torch import nn
 
 from headwater.data.labelled import LabelledImage
+from headwater.data.preprocessing import seen
 from headwater.errors import InputError
 from headwater.evaluation import object_mask
-from headwater.experiments.grid import overlaid, seen
+from headwater.experiments.grid import overlaid
 from headwater.experiments.published import PUBLISHED_FAILURES
 from headwater.methods import load_method
-from headwater.metrics.failures import Failure, attended_area, failure_kinds
-from headwater.metrics.localisation import relevance_mass
+from headwater.metrics.failures import KINDS, Failure, attended_region, overlap
 from headwater.models import card_of, network_input
+from headwater.report.images import Style
 from headwater.report.sheet import contact_sheet
 from headwater.report.tabular import Cell, Table
 
 if TYPE_CHECKING:
     import pandas
-
-KINDS: dict[Failure, str] = {"IA": "area too small", "OA": "area too large", "WA": "elsewhere"}
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class FailedImage:
         image: which.
         id: its ID score.
         photo: what the network saw; ``shown``: the same with the map laid over it; both RGB ``(H, W, 3)``, uint8.
-        mass: positive relevance in the box, in [0, 1]; ``None`` without a box.
-        attended: attended area, part of the image.
+        attended: area of the attended region, part of the image.
+        covered: part of the box that is attended to; ``None`` without a box.
+        inside: part of the attended region that is in the box; ``None`` without a box.
         box: area of the box, part of the image; ``None`` without a box.
         kind: IA, OA or WA; ``None`` without a box.
     """
@@ -46,8 +46,9 @@ class FailedImage:
     id: float
     photo: np.ndarray
     shown: np.ndarray
-    mass: float | None
     attended: float
+    covered: float | None
+    inside: float | None
     box: float | None
     kind: Failure | None
 
@@ -72,27 +73,30 @@ class ErrorAnalysis:
         if counts[None] < len(self.worst):
             rows += [(f"{kind}: {text}", p[kind], counts[kind]) for kind, text in KINDS.items()]
         if counts[None]:
-            rows.append(("without a box: yours to sort, see `failures.csv`", None, counts[None]))
-        return Table(("", "printed, ImageNet", "measured"), rows).markdown()
+            rows.append(("not sorted: no box in the crop; yours to sort, see `failures.csv`", None, counts[None]))
+        table = Table(("", "printed, ImageNet", "measured"), rows).markdown()
+        return f"{table}\n\nPrinted: sorted by eye. Measured: sorted by the boxes, see `headwater.metrics.failures`."
 
     def csv(self) -> str:
         """One line per image; ``kind`` is empty for the reader to fill in where there is no box."""
         rows: list[tuple[Cell, ...]] = []
         for w in self.worst:
-            numbers = (None if value is None else f"{value:.6f}" for value in (w.id, w.mass, w.attended, w.box))
+            numbers = (
+                None if value is None else f"{value:.6f}" for value in (w.id, w.attended, w.covered, w.inside, w.box)
+            )
             rows.append((w.image.name, w.image.label, *numbers, w.kind))
-        columns = ("image", "label", "id", "mass_in_box", "attended_area", "box_area", "kind")
+        columns = ("image", "label", "id", "attended_area", "box_covered", "inside_box", "box_area", "kind")
         return Table(columns, rows).csv()
 
-    def sheet(self, columns: int = 5) -> bytes:
+    def sheet(self, columns: int = 5, caption: str = "") -> bytes:
         """Photo and map of each, as PNG; with a box to tick where there is no kind."""
         images, titles = [], []
         for w in self.worst:
             images += [w.photo, w.shown]
             titles += [w.image.name.rsplit("/", 1)[-1][:18], f"{w.kind or '[ ]IA [ ]OA [ ]WA'}  ID {w.id:.2f}"]
-        return contact_sheet(images, titles, columns=2 * columns, side=1.5)
+        return contact_sheet(images, titles, columns=2 * columns, side=1.5, caption=caption)
 
-    def examples(self) -> bytes:
+    def examples(self, caption: str = "") -> bytes:
         """The worst of each kind, photo and map, as PNG (Fig. D).
 
         Raises:
@@ -106,7 +110,7 @@ class ErrorAnalysis:
                 titles += [f"{kind}: {text}", f"ID {of_kind.id:.2f}"]
         if not images:
             raise InputError("no failed explanation has a box to sort it by")
-        return contact_sheet(images, titles, columns=2)
+        return contact_sheet(images, titles, columns=2, caption=caption)
 
 
 def analyse_errors(
@@ -118,6 +122,7 @@ def analyse_errors(
     count: int = 100,
     measure: str = "id_published",
     batch_size: int = 8,
+    style: Style | None = None,
 ) -> ErrorAnalysis:
     """Sort the ``count`` lowest ID scores among those not above ``threshold``.
 
@@ -130,6 +135,7 @@ def analyse_errors(
         count: failed images to sort.
         measure: column of the table.
         batch_size: images at a time.
+        style: colours of the maps shown.
     """
     rows = table[(table["method"] == method) & table["error"].isna()]
     failed = rows[~(rows[measure] > threshold)].sort_values([measure, "image"]).head(count)
@@ -147,17 +153,18 @@ def analyse_errors(
         ):
             mask = object_mask(image, preprocessing, photo.size)
             shown = seen(given, preprocessing)
-            inside = None if mask is None else mask[None].to(heatmap.device)
+            found = None if mask is None else overlap(heatmap, mask[None].to(heatmap.device))
             worst.append(
                 FailedImage(
                     image,
                     score,
                     np.asarray(shown),
-                    np.asarray(overlaid(shown, heatmap[0])),
-                    mass=None if inside is None else relevance_mass(heatmap, inside).item(),
-                    attended=attended_area(heatmap).item(),
+                    np.asarray(overlaid(shown, heatmap[0], style)),
+                    attended=attended_region(heatmap).float().mean().item(),
+                    covered=None if found is None else found.covered.item(),
+                    inside=None if found is None else found.inside.item(),
                     box=None if mask is None else mask.mean().item(),
-                    kind=None if inside is None else failure_kinds(heatmap, inside)[0],
+                    kind=None if found is None else found.kinds()[0],
                 )
             )
     return ErrorAnalysis(int((~(rows[measure] > threshold)).sum()), len(rows), threshold, tuple(worst))

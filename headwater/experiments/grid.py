@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from headwater.data.labelled import LabelledImage, LabelledImages
-from headwater.data.preprocessing import Preprocessing
+from headwater.data.preprocessing import seen
 from headwater.errors import InputError
 from headwater.experiments.networks import networks_for
 from headwater.methods import load_method
 from headwater.models import ModelCard, card_of, network_input
 from headwater.report.images import Style, overlay
 from headwater.report.sheet import contact_sheet
+
+Part = tuple[Sequence[nn.Module], Sequence[LabelledImage]]
+"""Networks, and the images that they explain."""
 
 
 def explanation_grid(
@@ -27,6 +29,7 @@ def explanation_grid(
     methods: Mapping[str, str],
     images_in_rows: bool = True,
     style: Style | None = None,
+    caption: str = "",
 ) -> bytes:
     """The maps of the images' own classes by every method, laid over the photos, as PNG.
 
@@ -36,42 +39,58 @@ def explanation_grid(
         methods: names with their headings; those without a network are left out.
         images_in_rows: images are rows and methods columns, or the other way round.
         style: colours.
+        caption: stands below.
 
     Raises:
         InputError: no images, or no method has a network.
     """
-    chosen = {name: found[0] for name in methods if (found := networks_for(name, models))}
-    if not images or not chosen:
-        raise InputError(f"a grid needs images and methods with a network, got {len(images)} and {len(chosen)}")
-    labels = torch.tensor([image.label for image in images])
-    card = card_of(next(iter(chosen.values())))
-    opened = [image.open() for image in images]
-    photos = [seen(card.preprocessing(image), card.preprocessing) for image in opened]
-    lines = [("", photos)]
-    for name, model in chosen.items():
-        x = network_input(model, opened)
-        heatmaps = load_method(name, model)(x, labels.to(x.device)).heatmap
-        lines.append((methods[name], [overlaid(p, h, style) for p, h in zip(photos, heatmaps, strict=True)]))
-    headings = [class_of(image, card) for image in images]
-    places = [(line, image) for line in range(len(lines)) for image in range(len(images))]
+    return mixed_grid([(models, images)], methods, images_in_rows, style, caption)
+
+
+def mixed_grid(
+    parts: Sequence[Part],
+    methods: Mapping[str, str],
+    images_in_rows: bool = True,
+    style: Style | None = None,
+    caption: str = "",
+) -> bytes:
+    """As :func:`explanation_grid`, of images of several data sets, each with networks of its own.
+
+    A panel is empty where a method has no network for one of the data sets.
+    """
+    parts = [(models, images) for models, images in parts if images]
+    shown = [name for name in methods if any(networks_for(name, models) for models, _ in parts)]
+    if not shown:
+        count = sum(len(images) for _, images in parts)
+        raise InputError(f"a grid needs images and methods with a network, got {count} and {len(shown)}")
+    headings: list[str] = []
+    lines: dict[str, list[Image.Image]] = {name: [] for name in ("", *shown)}
+    for models, images in parts:
+        labels = torch.tensor([image.label for image in images])
+        chosen = {name: found[0] for name in shown if (found := networks_for(name, models))}
+        card = card_of(next(iter(chosen.values()), models[0]))
+        opened = [image.open() for image in images]
+        photos = [seen(card.preprocessing(image), card.preprocessing) for image in opened]
+        headings += [class_of(image, card) for image in images]
+        lines[""] += photos
+        for name in shown:
+            if name not in chosen:
+                lines[name] += [Image.new("RGB", photo.size, "white") for photo in photos]
+                continue
+            x = network_input(chosen[name], opened)
+            heatmaps = load_method(name, chosen[name])(x, labels.to(x.device)).heatmap
+            lines[name] += [overlaid(p, h, style) for p, h in zip(photos, heatmaps, strict=True)]
+    places = [(line, image) for line in range(len(lines)) for image in range(len(headings))]
     if images_in_rows:
         places.sort(key=lambda place: place[::-1])
-
-    def title(line: int, image: int) -> str:
-        """The image's class over its photo, the method's heading over its first map, else nothing."""
-        return headings[image] if line == 0 else lines[line][0] * (image == 0)
-
+    panels, titles = list(lines.values()), ["", *(methods[name] for name in shown)]
     return contact_sheet(
-        [np.asarray(lines[line][1][image]) for line, image in places],
-        [title(line, image) for line, image in places],
-        columns=len(lines) if images_in_rows else len(images),
+        [np.asarray(panels[line][image]) for line, image in places],
+        # The image's class over its photo, the method's heading over its first map.
+        [headings[image] if line == 0 else titles[line] * (image == 0) for line, image in places],
+        columns=len(lines) if images_in_rows else len(headings),
+        caption=caption,
     )
-
-
-def seen(x: Tensor, preprocessing: Preprocessing) -> Image.Image:
-    """The part of a photo that the network sees, back from the network's input ``(3, H, W)``."""
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return to_pil_image((x.cpu().float() * std + mean).clamp(0, 1))
 
 
 def overlaid(photo: Image.Image, heatmap: Tensor, style: Style | None = None) -> Image.Image:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from headwater.data.labelled import LabelledImages
-from headwater.evaluation import Progress, Settings, evaluate
+from headwater.evaluation import Progress, Settings, evaluate, split_accuracy
+from headwater.experiments.like_for_like import provenance
 from headwater.experiments.networks import networks_for
-from headwater.experiments.published import CUB, IMAGENET, Numbers, Row, TableExperiment
+from headwater.experiments.published import CUB, IMAGENET, Row, TableExperiment
 from headwater.methods import is_baseline
+from headwater.metrics.statistics import Summary, summarise
 from headwater.report.accuracy import Accuracy
 from headwater.report.tables import SummaryTable
 from headwater.report.tabular import Table
@@ -31,51 +33,74 @@ class MeasuredTable:
     Attributes:
         experiment: what it is.
         summary: over images for one network, over networks for several.
-        accuracy: part of the images that each method's networks predict right; empty where labels are predictions.
+        accuracy: part of all images of the split that each method's networks predict right, over networks; empty where
+            the paper prints no accuracy, or labels are predictions.
         networks: number of networks that each method was measured on; methods without a network are missing.
-        labels: note on the labels: that they are predictions, or that accuracy is near chance.
+        labels: how often the networks are right on the sampled images, or that labels are predictions.
     """
 
     experiment: TableExperiment
     summary: SummaryTable
-    accuracy: dict[str, float]
+    accuracy: dict[str, Summary]
     networks: dict[str, int]
     labels: str = ""
 
     def markdown(self) -> str:
-        """Printed numbers and measured ones side by side, in percent: insertion / deletion / **ID**."""
+        """Printed numbers and measured ones side by side, in percent: insertion / deletion / **ID**; then the tests."""
         printed = [d for d in (IMAGENET, CUB) if any(d in row.published for row in self.experiment.rows)]
         protocols = [m.removeprefix("id_") for m in self.summary.measures if m.startswith("id_")]
-        numbers = [*(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), "accuracy"]
+        accuracies = ["accuracy, printed", "accuracy, whole split"] * _prints_accuracy(self.experiment)
+        numbers = [*(f"printed, {d}" for d in printed), *(f"measured, `{p}`" for p in protocols), *accuracies]
         rows = []
         for row in self.experiment.rows:
-            cells = [row.label, f"`{row.method}`", *(_printed(row.published.get(d)) for d in printed)]
+            cells = [row.label, f"`{row.method}`", *(_printed(row, d) for d in printed)]
             if row.method in self.networks:
                 cells += [self._measured(row, p) for p in protocols]
-                cells.append(f"{self.accuracy[row.method]:.1%}" if row.method in self.accuracy else "")
             else:
-                cells += ["no network given"] * len(protocols) + [""]
+                cells += ["no network given"] * len(protocols)
+            if accuracies:
+                cells += ["{:.1f} ± {:.1f}".format(*row.accuracy) if row.accuracy else "", self._accuracy(row)]
             rows.append(cells)
-        table = Table(("", "method", *numbers), rows, align="ll" + "r" * len(numbers))
-        return f"{table.markdown()}\n\n{self._note()}"
+        table = Table(("", "method", *numbers), rows, align="ll" + "r" * len(numbers)).markdown()
+        parts = [table, self._note(), *self._differences()]
+        if self.summary.comparisons:
+            parts += ["## Tests", self.summary.tests()]
+        return "\n\n".join(parts)
+
+    def _differences(self) -> list[str]:
+        """What is computed otherwise than printed, as a list."""
+        lines = [
+            f"- {row.label}, `{row.method}`: {text}."
+            for row in self.experiment.rows
+            if row.published and (text := provenance(self.experiment.name, row.method).differs)
+        ]
+        return ["\n".join(["Not computed as printed:", "", *lines])] if lines else []
 
     def _measured(self, row: Row, protocol: str) -> str:
-        cells = [self.summary.cells[row.method, f"{measure}_{protocol}"] for measure in _MEASURES]
-        several = self.networks[row.method] > 1
-        texts = [f"{c.mean:.1%}" + (f" ± {c.deviation:.1%}" if several else "") for c in cells]
-        p = self.summary.p_values.get(f"id_{protocol}", {}).get(row.method, 1.0)
-        texts[-1] = f"**{texts[-1]}**" + ("\\*" if p < 0.05 else "")
-        return " / ".join(text.replace("%", "") for text in texts)
+        several, texts = self.networks[row.method] > 1, []
+        for measure in _MEASURES:
+            cell = self.summary.cells[row.method, f"{measure}_{protocol}"]
+            text = f"{100 * cell.mean:.1f}" + (f" ± {100 * cell.deviation:.1f}" if several else "")
+            text = f"**{text}**" if measure == "id" else text
+            star = self.summary.is_significant(row.method, f"{measure}_{protocol}")
+            texts.append(text + "\\*" * star)
+        return " / ".join(texts)
+
+    def _accuracy(self, row: Row) -> str:
+        if row.method not in self.accuracy:
+            return ""
+        share = self.accuracy[row.method]
+        return f"{100 * share.mean:.1f}" + (f" ± {100 * share.deviation:.1f}" if share.count > 1 else "")
 
     def _note(self) -> str:
         count = max(self.networks.values(), default=0)
-        unit = "networks" if count > 1 else "images"
         parts = ["Percent: insertion / deletion / **ID**."]
         if count > 1:
-            parts.append(f"Mean ± standard deviation over {count} networks.")
-        for measure, best in self.summary.against.items():
-            protocol = measure.removeprefix("id_")
-            parts.append(f"`{protocol}`: \\* p < 0.05 against `{best}`, paired over {unit} (t-test, Holm).")
+            parts.append(f"Mean ± standard deviation over {count} networks, which the tests pair.")
+        if any(n.deviations for row in self.experiment.rows for n in row.published.values()):
+            parts.append("Printed deviations: over five trainings.")
+        if self.summary.comparisons:
+            parts.append(f"\\* p < 0.05 {self.summary.tested()}.")
         if self.summary.failed:
             parts.append(f"{self.summary.failed} images could not be read and are left out.")
         return " ".join(part for part in (*parts, self.labels, self.experiment.note) if part)
@@ -111,22 +136,31 @@ def measure_table(
             place = out / f"network-{len(tables)}"
             asked = replace(settings, methods=mine)
             tables.append(evaluate(model, data, asked, place, devices=devices, progress=progress))
-    right = pd.concat(map(_right, tables)).groupby("method")["right"].mean()
     methods = tuple(method for method, found in networks.items() if found)
     counts = {method: len(networks[method]) for method in methods}
     known = [a for a in map(Accuracy.of, tables) if a is not None]
-    predicted = any(a.is_predicted for a in known)
-    accuracy = {} if predicted else {method: float(right.get(method, float("nan"))) for method in methods}
-    said = dict.fromkeys(str(a) for a in known if a.is_predicted or a.is_near_chance)
+    accuracy = dict[str, Summary]()
+    if _prints_accuracy(experiment) and not any(a.is_predicted for a in known):
+        shares = {id(model): split_accuracy(model, data, settings).share for model in models}
+        accuracy = {method: summarise([shares[id(m)] for m in networks[method]]) for method in methods}
     combined = _over_networks(tables, methods) if max(counts.values()) > 1 else pd.concat(tables, ignore_index=True)
-    summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m)])
+    full = {row.method: row.against for row in experiment.rows if {row.method, row.against} <= set(methods)}
+    ablation = any(row.against for row in experiment.rows)
+    summary = SummaryTable.of(combined, [m for m in methods if is_baseline(m)], full if ablation else None)
     summary = summary if len(tables) == 1 else replace(summary, accuracy=None)
-    return MeasuredTable(experiment, summary, accuracy, counts, " ".join(said))
+    return MeasuredTable(experiment, summary, accuracy, counts, _sampled(known))
 
 
-def _right(table: pandas.DataFrame) -> pandas.DataFrame:
-    readable = table[table["error"].isna()]
-    return readable.assign(right=readable["predicted"] == readable["label"])
+def _prints_accuracy(experiment: TableExperiment) -> bool:
+    return any(row.accuracy for row in experiment.rows)
+
+
+def _sampled(known: Sequence[Accuracy]) -> str:
+    """How often the networks are right on the sampled images; each by itself if something is to be said of one."""
+    if len(known) < 2 or any(a.is_predicted or a.is_near_chance for a in known):
+        return " ".join(dict.fromkeys(map(str, known)))
+    right = [a.right for a in known]
+    return f"The networks are right on {min(right)} to {max(right)} of {known[0].count} sampled images."
 
 
 def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -> pandas.DataFrame:
@@ -139,11 +173,10 @@ def _over_networks(tables: Sequence[pandas.DataFrame], methods: Sequence[str]) -
         for number, table in enumerate(having):
             mine = table[table["method"] == method]
             means = mine.select_dtypes("number").mean()
-            rows.append({"image": f"network {number}", "method": method, "error": None, **means.to_dict()})
+            known = {"image": f"network {number}", "method": method, "error": None, "weights": mine["weights"].iloc[0]}
+            rows.append({**known, **means.to_dict()})
     return pd.DataFrame(rows)
 
 
-def _printed(numbers: Numbers | None) -> str:
-    if numbers is None:
-        return ""
-    return f"{numbers.insertion:.1f} / {numbers.deletion:.1f} / **{numbers.id:.1f}**"
+def _printed(row: Row, data: str) -> str:
+    return row.published[data].markdown() if data in row.published else ""

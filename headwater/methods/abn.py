@@ -12,11 +12,20 @@ from headwater.engine.seed import Target, check_target, class_probability
 from headwater.engine.trace import shared_copy
 from headwater.errors import InputError
 from headwater.methods.method import Checkpoints, Progress, check_no_modules
+from headwater.models.abn import FUKUI, Variant
+
+ATTENTION: dict[str, Variant] = {"abn": FUKUI, "abn-published": "published"}
+"""The methods that show a network's own attention map, and the kind of branch that each is about."""
 
 
 def has_attention(model: nn.Module) -> bool:
     """Whether the model has an attention branch: a method ``attend(x)``."""
     return callable(getattr(model, "attend", None))
+
+
+def branch_of(model: nn.Module) -> Variant:
+    """The kind of a network's attention branch; one of the user's own counts as Fukui's."""
+    return getattr(model, "variant", FUKUI)
 
 
 class AttentionMap:
@@ -26,16 +35,22 @@ class AttentionMap:
 
     Args:
         model: a network with ``attend(x)``; it is not changed, and runs as in eval mode.
+        variant: the kind of branch that the network must have; ``None`` for any.
 
     Raises:
-        InputError: the network has no attention branch.
+        InputError: the network has no attention branch, or one of another kind.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, variant: Variant | None = None) -> None:
         if not has_attention(model):
             raise InputError(
                 f"method 'abn' shows a network's own attention map, and {type(model).__name__} has no such branch; "
                 "train one with headwater train cub-abn, or wrap a ResNet in headwater.models.abn"
+            )
+        if variant is not None and branch_of(model) != variant:
+            raise InputError(
+                f"this method shows the map of an attention branch of the kind {variant!r}, and this network's is "
+                f"{branch_of(model)!r}; train one with headwater train cub-abn-{variant}, or take method 'abn'"
             )
         self.model = model
 

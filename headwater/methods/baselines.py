@@ -52,7 +52,7 @@ class Baseline(ABC):
         graph = self._graphs.get(self.model, x, lambda graph: graph)
         with computing(x, gradients=True), _quietly():
             x = detached(x)
-            network = Rebuilt(graph, self.model, self._addition())
+            network = self._rebuilt(graph)
             with torch.no_grad():
                 logits = network(x)
             if logits.ndim != 2:
@@ -67,8 +67,9 @@ class Baseline(ABC):
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         """The map ``(N, H, W)``, and the attribution of each input value where the method has one."""
 
-    def _addition(self) -> Callable[[], nn.Module] | None:
-        return None
+    def _rebuilt(self, graph: Graph) -> Rebuilt:
+        """The network in modules, as the method needs it."""
+        return Rebuilt(graph, self.model)
 
 
 class Captum(Baseline):
@@ -105,12 +106,13 @@ class CaptumLRP(Baseline):
         self.captum = _library("captum.attr", "captum")
         self.rules = _library("captum.attr._utils.lrp_rules", "captum")
 
-    def _addition(self) -> Callable[[], nn.Module]:
-        return cast("Callable[[], nn.Module]", _library("captum.attr._utils.custom_modules", "captum").Addition_Module)
+    def _rebuilt(self, graph: Graph) -> Rebuilt:
+        addition = _library("captum.attr._utils.custom_modules", "captum").Addition_Module
+        return Rebuilt(graph, self.model, cast("Callable[[], nn.Module]", addition))
 
     def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
         before = Structure(network.graph, layers_of(network.graph)).joins_before if self.mixture else {}
-        for operation in (o for o in network.graph.operations if o.inputs):
+        for operation in (o for o in network.graph.operations if o.name in network.calls):
             module = network.calls[operation.name]
             if not _CAPTUM_KNOWS.intersection(type(c).__name__ for c in [module]):
                 # Captum demands a rule for every module; operations without parameters pass their gradient.

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
 from headwater.engine.explanation import Explanation
 from headwater.engine.lrp import LRP
 from headwater.engine.seed import Target
-from headwater.heatmaps import c1c, c3
+from headwater.heatmaps import Variant, c1c, c3, heat_quantization
 from headwater.methods.method import Checkpoints, Method, Progress
+
+QUANTIZED = "+hq"
+"""Suffix of a method's name: the method's map after heat quantization in 8 levels, as published."""
+_VARIANTS: dict[str, Variant] = {QUANTIZED: "published", f"{QUANTIZED}-equation": "equation"}
+
+
+def split_name(name: str) -> tuple[str, Variant | None]:
+    """A method's name without its suffix, and the variant of heat quantization that the suffix asks for.
+
+    >>> split_name("gradcam+hq"), split_name("gradcam+hq-equation"), split_name("gradcam")
+    (('gradcam', 'published'), ('gradcam', 'equation'), ('gradcam', None))
+    """
+    base, plus, suffix = name.rpartition("+")
+    variant = _VARIANTS.get(plus + suffix)
+    return (name, None) if variant is None else (base, variant)
 
 
 class PostProcessed:
@@ -38,3 +54,8 @@ MASKED: dict[str, Callable[[nn.Module], PostProcessed]] = {
     "c1c-lrp": lambda model: PostProcessed(LRP(model, "doublet2024"), lambda heatmap: c1c(heatmap, enlarge=True)),
 }
 """Makes each method for a model."""
+
+
+def quantized(method: Method, variant: Variant) -> PostProcessed:
+    """A method whose map is quantized in 8 levels."""
+    return PostProcessed(method, partial(heat_quantization, variant=variant))

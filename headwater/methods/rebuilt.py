@@ -27,19 +27,31 @@ class Rebuilt(nn.Module):
         graph: list of operations, for images of one size.
         model: whose weights are looked up.
         addition: makes the module for an addition of two values; one of torch's operations by default.
+        functions: operations without a module class in torch stay functions, which hooks do not see, as additions and
+            flattening are in torchvision's networks; by default they are modules too.
     """
 
-    def __init__(self, graph: Graph, model: nn.Module, addition: Callable[[], nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        model: nn.Module,
+        addition: Callable[[], nn.Module] | None = None,
+        functions: bool = False,
+    ) -> None:
         super().__init__()
         self.graph = graph
         self.tensors = live_tensors(model, (name for operation in graph.operations for name in operation.weights))
         check_finite(self.tensors)
         self._bindings = Bindings(graph, lambda: self.tensors)
         self.calls = nn.ModuleDict()
+        self._functions: dict[str, Layer] = {}
         for operation in graph.operations:
             if operation.inputs:
                 module = _module(operation, self.tensors, addition)
-                self.calls[operation.name] = module or _Call(operation, self._bindings)
+                if module is None and functions:
+                    self._functions[operation.name] = Layer(operation, self._bindings)
+                else:
+                    self.calls[operation.name] = module or _Call(operation, self._bindings)
         self.eval().requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,7 +59,9 @@ class Rebuilt(nn.Module):
         values = {self.graph.input: x}
         for operation in self.graph.operations:
             if operation.inputs:
-                values[operation.name] = self.calls[operation.name](*(values[name] for name in operation.inputs))
+                given = [values[name] for name in operation.inputs]
+                function = self._functions.get(operation.name)
+                values[operation.name] = self.calls[operation.name](*given) if function is None else function.run(given)
         return values[self.graph.output]
 
     def feature_map(self) -> tuple[nn.Module, int]:

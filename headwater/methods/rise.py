@@ -26,15 +26,19 @@ class Rise:
 
     .. math:: S_i = \frac{1}{N p} \sum_{k=1}^{N} f(x \odot M_k)\, M_{k,i}
 
+    5,000 masks, 9 cells and 0.3 are the defaults of the code of Otsuki et al. (``visualize.py``, lines 536 to 540);
+    neither paper prints them, and :class:`RisePublished` draws the masks as that code does. Doublet et al. compare with
+    RISE and say nothing about its masks.
+
     Hidden parts are 0 in the network's own normalisation. All images see the same masks, so they do not influence
     each other, and the same seed gives the same map. Masks are drawn batch by batch: memory does not grow with their
     number.
 
     Args:
         model: maps images to logits ``(N, K)``; it is not changed, and runs as in eval mode.
-        masks: number of masks; 5,000 in Doublet et al.
-        cells: of a mask, along each side; 9 in Doublet et al.
-        keep: probability p that a cell is shown, in (0, 1]; 0.3 in Doublet et al.
+        masks: number of masks.
+        cells: of a mask, along each side.
+        keep: probability p that a cell is shown, in (0, 1].
         batch_size: masked images at a time.
         seed: of the masks.
 
@@ -92,7 +96,8 @@ class Rise:
             done += len(masks)
             if progress is not None:
                 progress(done, self.masks)
-        return Explanation(heatmap / (self.masks * self.keep), logits, class_probability(logits, classes), classes)
+        heatmap = self._scaled(heatmap / (self.masks * self.keep))
+        return Explanation(heatmap, logits, class_probability(logits, classes), classes)
 
     def draw(self, size: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
         """The masks for images of ``size``, in [0, 1], in batches ``(B, H, W)`` on the device of ``like``."""
@@ -101,8 +106,40 @@ class Rise:
         enlarged = [(self.cells + 1) * c for c in cell]
         for start in range(0, self.masks, self.batch_size):
             count = min(self.batch_size, self.masks - start)
-            size_of_grid = (count, 1, self.cells + 1, self.cells + 1)
-            grid = torch.rand(size_of_grid, generator=generator, dtype=torch.float32) < self.keep
-            smooth = functional.interpolate(grid.to(like), enlarged, mode="bilinear", align_corners=False)[:, 0]
+            grid = self._grid(count, generator)[:, None].to(like)
+            smooth = functional.interpolate(grid, enlarged, mode="bilinear", align_corners=False)[:, 0]
             shifts = torch.stack([torch.randint(0, c, (count,), generator=generator) for c in cell], 1).tolist()
             yield torch.stack([m[r : r + size[0], c : c + size[1]] for m, (r, c) in zip(smooth, shifts, strict=True)])
+
+    def _grid(self, count: int, generator: torch.Generator) -> Tensor:
+        """Which cells are shown, ``(count, rows, columns)``; one more than a side has, since the mask is shifted."""
+        side = self.cells + 1
+        return torch.rand((count, 1, side, side), generator=generator, dtype=torch.float32)[:, 0] < self.keep
+
+    def _scaled(self, heatmap: Tensor) -> Tensor:
+        """The maps in the method's scale."""
+        return heatmap
+
+
+class RisePublished(Rise):
+    """RISE as the code of Otsuki et al. computes it (``models/rise.py``, lines 31 to 100).
+
+    A cell is shown where a *normal* number is below 0.3, which is true of 62 % of the cells, not of 30 %; a grid of
+    9 x 9 cells is enlarged to the size of 10 x 10; and each map is scaled to [0, 1].
+
+    Their ``visualize.py`` (line 64) takes the map of the image's *label*, where all other methods there explain the
+    predicted class. Here it is the class that is asked for, as in every method.
+    """
+
+    def _grid(self, count: int, generator: torch.Generator) -> Tensor:
+        drawn = torch.randn((count, self.cells, self.cells), generator=generator, dtype=torch.float32)
+        return drawn < self.keep
+
+    def _scaled(self, heatmap: Tensor) -> Tensor:
+        return to_unit_range(heatmap)
+
+
+def to_unit_range(maps: Tensor) -> Tensor:
+    """Each map ``(N, H, W)`` from its smallest to its largest value as 0 to 1; a constant map becomes 0."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0)

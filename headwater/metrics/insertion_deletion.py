@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal, get_args
@@ -63,6 +63,7 @@ def insertion_deletion(
     resolution: tuple[int, int] | None = None,
     batch_size: int = 32,
     seed: int = 42,
+    progress: Callable[[int, int], None] | None = None,
 ) -> InsertionDeletion:
     """Insert pixels into an empty image, and delete them from the full one, in the order of a map.
 
@@ -92,6 +93,7 @@ def insertion_deletion(
         resolution: rank the cells of a grid of (rows, columns) instead of pixels; ``step`` then counts cells.
         batch_size: images at a time in the network.
         seed: of the random order of ties.
+        progress: called after each batch with the images done and the images in all; what it raises ends the work.
 
     Raises:
         InputError: shapes that don't fit, a map that is not finite, labels outside the classes, an unknown option, a
@@ -115,7 +117,7 @@ def insertion_deletion(
         counts = _counts(ordered, protocol, step)
         missing = _missing(x, baseline, mean, std)
         labels = check_classes(label, "label", len(x), x.device).expand(len(x))
-        curves = _curves(network, x, missing, rank, counts, labels, batch_size)
+        curves = _curves(network, x, missing, rank, counts, labels, batch_size, progress)
     fraction = counts.to(torch.promote_types(x.dtype, torch.float32)) / rank[0].numel()
     insertion, deletion = curves
 
@@ -126,6 +128,37 @@ def insertion_deletion(
         return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1))
 
     return InsertionDeletion(area(insertion), area(deletion), insertion, deletion, fraction, protocol)
+
+
+def pixel_ranks(
+    heatmap: Float[Tensor, "n h w"],
+    protocol: Protocol = "published",
+    seed: int = 42,
+    resolution: tuple[int, int] | None = None,
+) -> Int[Tensor, "n h w"]:
+    """Place of each pixel in the order in which :func:`insertion_deletion` takes them, from 0.
+
+    At a point of a curve where the part ``f`` of the pixels has entered, those are the pixels whose rank is below
+    ``f`` times their number.
+
+    Args:
+        heatmap: one map per image.
+        protocol: as there.
+        seed: as there.
+        resolution: rows and columns of the images, if the maps are smaller.
+
+    Raises:
+        InputError: maps that are not finite or of another shape, or an unknown protocol.
+
+    >>> import torch
+    >>> pixel_ranks(torch.tensor([[[0.1, 0.4], [0.3, 0.2]]]))
+    tensor([[[3, 0],
+             [1, 2]]])
+    """
+    check_maps(heatmap)
+    _check_protocol(protocol)
+    check_whole(seed, "seed", -(2**63), 2**63 - 1)
+    return _rank(heatmap, tuple(heatmap.shape[1:]) if resolution is None else _grid(resolution), protocol, seed)[0]
 
 
 def _rank(heatmap: Tensor, size: tuple[int, ...], protocol: Protocol, seed: int) -> tuple[Tensor, Tensor]:
@@ -188,7 +221,14 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _curves(
-    network: nn.Module, x: Tensor, missing: Tensor, rank: Tensor, counts: Tensor, labels: Tensor, batch_size: int
+    network: nn.Module,
+    x: Tensor,
+    missing: Tensor,
+    rank: Tensor,
+    counts: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[Tensor, Tensor]:
     """Probability of the label at each point of both curves, every different image evaluated once, in full batches.
 
@@ -215,6 +255,8 @@ def _curves(
             _check_labels(labels, logits)
         chosen = class_probability(logits, labels[which])
         probabilities[start : start + batch_size] = chosen.to(x.dtype)
+        if progress is not None:
+            progress(min(start + batch_size, len(jobs)), len(jobs))
     insertion, deletion = probabilities[where].view(2, *counts.shape)
     return insertion, deletion
 
@@ -229,8 +271,7 @@ def _grid(resolution: tuple[int, int]) -> tuple[int, int]:
 
 
 def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int, pixels: int) -> None:
-    if protocol not in get_args(Protocol):
-        raise InputError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
+    _check_protocol(protocol)
     for name, value in (("step", step), ("batch_size", batch_size)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -242,6 +283,11 @@ def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int
         raise InputError(
             f"maps of {tuple(heatmap.shape[1:])} are larger than the images {tuple(x.shape[2:])}; reduce them first"
         )
+
+
+def _check_protocol(protocol: str) -> None:
+    if protocol not in get_args(Protocol):
+        raise InputError(f"protocol must be one of {', '.join(get_args(Protocol))}, got {protocol!r}")
 
 
 def _check_labels(labels: Tensor, logits: Tensor) -> None:

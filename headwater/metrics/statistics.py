@@ -1,15 +1,18 @@
-"""Summaries of measured tables: means with intervals, and paired tests against the best baseline."""
+"""Summaries of measured tables: means with intervals, and families of paired tests."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
 
 from headwater.errors import InputError
+
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -49,43 +52,44 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(count, mean, deviation, mean - half, mean + half)
 
 
-def paired_p_values(values: Mapping[str, Sequence[float]], reference: str) -> dict[str, float]:
-    """Two-sided paired t-test of every other method against ``reference``, corrected by Holm's procedure.
+def paired_p_values(pairs: Mapping[Name, tuple[Sequence[float], Sequence[float]]]) -> dict[Name, float]:
+    """Two-sided paired t-tests, all of one family, corrected by Holm's procedure.
 
     Args:
-        values: for each method one value per image, in the same order; images missing (NaN) in either are left out.
-        reference: the method compared against.
+        pairs: for each comparison the values of both sides, one per image in the same order; images missing (NaN) on
+            either side are left out.
 
     Returns:
-        Corrected p-value of each other method; 1 where all differences are 0, NaN for fewer than two images.
+        Corrected p-value of each comparison; 1 where all differences are 0, NaN for fewer than two images.
 
     Raises:
-        InputError: the reference is not among the methods, or the lengths differ.
+        InputError: the two sides of a comparison are not of the same length.
+
+    >>> paired_p_values({"same": ([0.1, 0.2], [0.1, 0.2])})
+    {'same': 1.0}
     """
-    if reference not in values:
-        raise InputError(f"{reference!r} is not among {', '.join(values)}")
-    if len({len(v) for v in values.values()}) != 1:
-        raise InputError("every method needs one value per image, in the same order")
-    raw: dict[str, float] = {}
-    for method, mine in values.items():
-        if method == reference:
-            continue
-        differences = np.subtract(mine, values[reference])
-        known = differences[~np.isnan(differences)]
-        if len(known) < 2:
-            raw[method] = math.nan
-        elif not known.any():
-            raw[method] = 1.0
-        else:
-            raw[method] = float(stats.ttest_rel(mine, values[reference], nan_policy="omit").pvalue)
-    return _holm(raw)
+    return _holm({name: _paired_p_value(name, *sides) for name, sides in pairs.items()})
 
 
-def _holm(raw: Mapping[str, float]) -> dict[str, float]:
+def _paired_p_value(name: object, mine: Sequence[float], others: Sequence[float]) -> float:
+    if len(mine) != len(others):
+        raise InputError(
+            f"{name}: {len(mine)} and {len(others)} values; both sides need one per image, in the same order"
+        )
+    differences = np.subtract(mine, others)
+    known = differences[~np.isnan(differences)]
+    if len(known) < 2:
+        return math.nan
+    if not known.any():
+        return 1.0
+    return float(stats.ttest_rel(mine, others, nan_policy="omit").pvalue)
+
+
+def _holm(raw: Mapping[Name, float]) -> dict[Name, float]:
     """Holm 1979: the k-th smallest of n p-values times n - k + 1, never smaller than one before it."""
-    known = sorted((p, method) for method, p in raw.items() if not math.isnan(p))
+    known = sorted((name for name, p in raw.items() if not math.isnan(p)), key=raw.__getitem__)
     corrected, largest = dict.fromkeys(raw, math.nan), 0.0
-    for place, (p, method) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - place)))
-        corrected[method] = largest
+    for place, name in enumerate(known):
+        largest = max(largest, min(1.0, raw[name] * (len(known) - place)))
+        corrected[name] = largest
     return corrected

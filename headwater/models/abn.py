@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
+from torchvision.models.resnet import Bottleneck
 
 from headwater.errors import InputError
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
+Variant = Literal["fukui", "published"]
+FUKUI: Variant = "fukui"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,12 @@ class AttentionBranchNetwork(nn.Module):
 
     .. math:: g' = (1 + M) \odot g
 
+    With the variant ``"published"``, as the code of Otsuki et al. has it (``models/attention_branch.py``), the branch
+    is two new bottlenecks, batch norm and 1x1 convolutions to 10 hidden channels, from which the answer and the map
+    are made, and the perception branch takes :math:`g' = M \odot g` (line 256). That code is made for ResNet-18
+    alone, and cuts *before* the stage that ``--div`` names: its default ``layer2`` is ``after="layer1"`` here
+    (``models/__init__.py``, line 126; ``models/attention_branch.py``, line 272).
+
     The training loss is the sum of both branches' cross-entropies, so that M is high where the classes are.
 
     Relevance passes the product as it passes every gate: all of it to the features with the composites' ``gates =
@@ -46,9 +56,11 @@ class AttentionBranchNetwork(nn.Module):
     Args:
         backbone: the ResNet; it becomes part of this network. The branch begins with the weights of its next stage.
         after: the stage that the attention branch follows, ``"layer1"`` to ``"layer3"``.
+        variant: ``"fukui"``, or ``"published"``, whose branch begins with random weights.
 
     Raises:
-        InputError: the backbone is not a torchvision ResNet, or ``after`` is not one of these stages.
+        InputError: the backbone is not a torchvision ResNet, ``after`` is not one of these stages, or there is no such
+            variant.
 
     Shape: images ``(N, 3, H, W)``; logits ``(N, K)``.
 
@@ -58,26 +70,34 @@ class AttentionBranchNetwork(nn.Module):
     (torch.Size([2, 5]), torch.Size([2, 4, 4]))
     """
 
-    def __init__(self, backbone: ResNet, after: str = "layer3") -> None:
+    def __init__(self, backbone: ResNet, after: str = "layer3", variant: Variant = FUKUI) -> None:
         super().__init__()
         if not isinstance(backbone, ResNet):
             raise InputError(f"an attention branch needs a torchvision ResNet, got {type(backbone).__name__}")
         if after not in STAGES[:-1]:
             raise InputError(f"the attention branch follows one of {', '.join(STAGES[:-1])}, got {after!r}")
-        self.after, classes = after, backbone.fc.out_features
+        if variant not in get_args(Variant):
+            raise InputError(f"variant must be one of {', '.join(get_args(Variant))}, got {variant!r}")
+        self.after, self.variant, classes = after, variant, backbone.fc.out_features
         split = STAGES.index(after) + 1
         self.backbone = backbone
         self._before, self._behind = STAGES[:split], STAGES[split:]
-        stage = copy.deepcopy(getattr(backbone, self._behind[0]))
-        for module in stage[0].modules():
-            if isinstance(module, nn.Conv2d):
-                module.stride = (1, 1)
-        channels = [m for m in stage[-1].modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+        if variant == "published":
+            stage, hidden = _two_bottlenecks(_channels(getattr(backbone, after))), 10
+        else:
+            stage, hidden = _at_full_resolution(getattr(backbone, self._behind[0])), classes
+        channels = _channels(stage)
         self.branch = nn.Sequential(
-            stage, nn.BatchNorm2d(channels), nn.Conv2d(channels, classes, 1, bias=False), nn.ReLU()
+            stage, nn.BatchNorm2d(channels), nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU()
         )
-        self.branch_answer = nn.Conv2d(classes, classes, 1, bias=False)
-        self.branch_attention = nn.Sequential(nn.Conv2d(classes, 1, 1, bias=False), nn.BatchNorm2d(1), nn.Sigmoid())
+        self.branch_answer = nn.Conv2d(hidden, classes, 1, bias=False)
+        between = (nn.Conv2d(hidden, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU())
+        self.branch_attention = nn.Sequential(
+            *(between if variant == "published" else ()),
+            nn.Conv2d(hidden, 1, 1, bias=False),
+            nn.BatchNorm2d(1),
+            nn.Sigmoid(),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The perception branch's logits."""
@@ -100,7 +120,28 @@ class AttentionBranchNetwork(nn.Module):
         return x
 
     def _perceive(self, features: Tensor, attention: Tensor) -> Tensor:
-        x = features * (attention + 1)
+        x = features * (attention if self.variant == "published" else attention + 1)
         for stage in self._behind:
             x = getattr(self.backbone, stage)(x)
         return self.backbone.fc(torch.flatten(self.backbone.avgpool(x), 1))
+
+
+def _channels(stage: nn.Module) -> int:
+    """Number of channels that a stage puts out."""
+    return [m for m in list(stage.children())[-1].modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+
+
+def _at_full_resolution(stage: nn.Sequential) -> nn.Sequential:
+    """A copy of a stage that keeps the resolution."""
+    stage = copy.deepcopy(stage)
+    for module in stage[0].modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+    return stage
+
+
+def _two_bottlenecks(channels: int) -> nn.Sequential:
+    """Two bottlenecks as wide as what they take; they put out four times as many channels."""
+    wide = channels * Bottleneck.expansion
+    projection = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide))
+    return nn.Sequential(Bottleneck(channels, channels, downsample=projection), Bottleneck(wide, channels))

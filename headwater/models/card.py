@@ -30,6 +30,8 @@ class ModelCard:
         preprocessing: from an image to the network's input.
         classes: class names in the order of the logits; ``None`` where they are not known.
         wnids: the classes' WordNet numbers (``n02123045``), likewise.
+        version: the weights as torchvision calls them (``"ResNet50_Weights.IMAGENET1K_V1"``): those that it has, or
+            that its training began with; ``None`` for others.
     """
 
     name: str
@@ -37,6 +39,7 @@ class ModelCard:
     preprocessing: Preprocessing
     classes: tuple[str, ...] | None = None
     wnids: tuple[str, ...] | None = None
+    version: str | None = None
 
     def class_name(self, index: int) -> str:
         """Name of a class, or its number where names are not known."""

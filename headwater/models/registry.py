@@ -21,16 +21,25 @@ from torch import nn
 
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
-from headwater.files import is_file
 from headwater.models import tiny20
-from headwater.models.abn import AttentionBranchNetwork
+from headwater.models.abn import FUKUI, AttentionBranchNetwork, Variant
 from headwater.models.card import ModelCard, imagenet_wnids
 from headwater.models.checkpoints import as_parameter, load_weights, read_checkpoint
+from headwater.models.efficientnet_lite0 import NAME as LITE0
+from headwater.models.efficientnet_lite0 import load_efficientnet_lite0
 from headwater.models.hub import hub, patience
+from headwater.models.weights import (
+    RANDOM,
+    SUFFIXES,
+    is_weights_file,
+    preprocessing_of,
+    torchvision_weights,
+    weights_in_file,
+)
 
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _FAMILIES = re.compile(r"(resnet|resnext|wide_resnet)\d+.*")
-_SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
+_VERSION = re.compile(r"\w+_Weights\.\w+")
 _TINY20_PREPROCESSING = Preprocessing(tiny20.RESIZE, tiny20.SIZE, tiny20.MEAN, tiny20.STD)
 RUN_CARD, RUN_WEIGHTS = "card.json", "model.safetensors"
 """Files in the run folder of a finished training, from which the network is loaded."""
@@ -43,12 +52,12 @@ def list_models() -> list[str]:
     True
     """
     names = torchvision.models.list_models(module=torchvision.models)
-    return ["tiny20", *(name for name in names if _FAMILIES.fullmatch(name))]
+    return ["tiny20", LITE0, *(name for name in names if _FAMILIES.fullmatch(name))]
 
 
 def load_model(
     name: str | Path,
-    weights: str = "DEFAULT",
+    weights: str | Path | None = None,
     arch: str | None = None,
     progress: bool = True,
     allow_code: bool = False,
@@ -56,70 +65,86 @@ def load_model(
     """Load a classifier, in eval mode; its :class:`ModelCard` is its attribute ``card``.
 
     Args:
-        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled), a checkpoint file
-            (``.pth``, ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
+        name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled),
+            ``"efficientnet-lite0"`` (ImageNet, of the extra ``headwater[imagenet]``), a checkpoint file (``.pth``,
+            ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
             ``"package.module:function"``: a function of your own that returns the network. The network's attribute
             ``card``, if it is a :class:`ModelCard`, says how images are prepared and what the classes are called.
-        weights: a member of torchvision's weights enum (``"DEFAULT"``, ``"IMAGENET1K_V1"``, ...), or ``"none"`` for
-            random weights. For a function of your own, a checkpoint file, or nothing to take what it returns.
+        weights: ``"v1"`` or ``"v2"`` of torchvision's ImageNet weights (or a member of its enum), a file, or ``"none"``
+            for random weights. If not given, what goes with the name: V1, the weights of the papers, for a network of
+            torchvision's (its default where there is no V1), timm's, the bundled ones, what the function returns.
+            A checkpoint file and a run have weights of their own.
         arch: for a checkpoint file, the name of its architecture.
         progress: show a bar while downloading.
         allow_code: import and call ``"package.module:function"``; nothing else ever runs code.
 
     Raises:
-        InputError: no model or weights of that name, or code that is not allowed or fails.
+        InputError: no model or weights of that name, weights for a model that has its own, or code that is not allowed
+            or fails.
         DownloadError: the weights are not in torch's cache and cannot be fetched.
-        CheckpointError: the file or run is missing, unsafe, broken, or does not fit ``arch``.
-        MissingDependencyError: ``timm:`` without timm installed.
+        CheckpointError: the file or run is missing, unsafe, broken, or does not fit the network.
+        MissingDependencyError: ``timm:`` without timm, or ``"efficientnet-lite0"`` without its extra installed.
 
     >>> model = load_model("tiny20")
     >>> model.card.classes[5]
     'tabby'
     """
-    text = str(name)
-    if Path(text).is_dir() and text not in list_models():
-        model, card = _from_run(Path(text), arch)
-    elif text.endswith(_SUFFIXES) or (is_file(Path(text)) and text not in list_models()):
-        model, card = _from_file(Path(text), arch)
+    text, wanted = str(name), None if weights is None else str(weights)
+    if has_own_weights(text):
+        if wanted is not None:
+            raise InputError(f"{text} has weights of its own; weights={wanted!r} goes with the name of a network")
+        model, card = _from_run(Path(text), arch) if Path(text).is_dir() else _from_file(Path(text), arch)
     elif arch is not None:
-        raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(_SUFFIXES)})")
-    elif text == "tiny20":
-        model, card = _bundled()
+        raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(SUFFIXES)})")
+    elif text == LITE0:
+        model, card = load_efficientnet_lite0(wanted)
     elif _FUNCTION.fullmatch(text) and not text.startswith("timm:"):
-        model, card = _from_function(text, weights, allow_code)
+        model, card = _from_function(text, wanted, allow_code)
     elif text.startswith("timm:"):
-        model, card = _from_timm(text.removeprefix("timm:"), weights)
+        model, card = _from_timm(text.removeprefix("timm:"), wanted)
     else:
-        model, card = _from_torchvision(text, weights, progress)
+        _check_name(text)
+        if wanted is not None and is_weights_file(wanted):
+            model, card = _from_file(Path(wanted), text)
+            card = replace(card, name=text)
+        elif wanted is not None and wanted.lower() == RANDOM:
+            build, preprocessing, _ = architecture(text)
+            model, card = build(), ModelCard(text, "random", preprocessing)
+        elif text == "tiny20":
+            model, card = _bundled(wanted)
+        else:
+            model, card = _from_torchvision(text, wanted, progress)
     model.card = card  # type: ignore[assignment]
     return model.eval()
 
 
-def _bundled() -> tuple[nn.Module, ModelCard]:
+def has_own_weights(name: str) -> bool:
+    """Whether a model is given as a checkpoint file or a run folder, not by the name of a network."""
+    return name not in list_models() and (Path(name).is_dir() or is_weights_file(name))
+
+
+def _bundled(weights: str | None) -> tuple[nn.Module, ModelCard]:
+    if weights is not None:
+        raise InputError(f"tiny20 comes with its weights; others can be a file, or {RANDOM}, not {weights!r}")
     model = tiny20.Tiny20()
     with resources.as_file(resources.files("headwater.models") / "tiny20.safetensors") as path:
         model.load_state_dict({name: as_parameter(model, name, tensor) for name, tensor in load_file(path).items()})
     return model, ModelCard("tiny20", "bundled with headwater", _TINY20_PREPROCESSING, tiny20.CLASSES, tiny20.WNIDS)
 
 
-def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Module, ModelCard]:
-    known = torchvision.models.list_models(module=torchvision.models)
+def _check_name(name: str) -> None:
+    """Raise an InputError with the nearest names where no network is called that."""
+    known = ["tiny20", *torchvision.models.list_models(module=torchvision.models)]
     if name not in known:
         near = get_close_matches(name, [*list_models(), *known], n=4)
         hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
         raise InputError(
             f"no model is called {name!r}{hint} See headwater models, or give a checkpoint file with arch="
         )
-    enum = torchvision.models.get_model_weights(name)
-    if weights.lower() == "none":
-        model, card = (
-            torchvision.models.get_model(name, weights=None),
-            ModelCard(name, "random", Preprocessing(256, 224)),
-        )
-        return model, card
-    if weights not in enum.__members__:
-        raise InputError(f"{name} has no weights {weights!r}; there are {', '.join(enum.__members__)} and none")
-    chosen = enum[weights]
+
+
+def _from_torchvision(name: str, weights: str | None, progress: bool) -> tuple[nn.Module, ModelCard]:
+    chosen = torchvision_weights(name, weights)
     model = torchvision.models.get_model(name, weights=None, **_building(chosen))
     with patience():
         try:
@@ -128,15 +153,14 @@ def _from_torchvision(name: str, weights: str, progress: bool) -> tuple[nn.Modul
             place = Path(torch.hub.get_dir()) / "checkpoints" / Path(chosen.url).name
             raise DownloadError(
                 f"the weights {chosen} are not in the cache and could not be downloaded ({error}). "
-                f"Fetch {chosen.url} on a connected machine and put it at {place}, or use the bundled model: tiny20"
+                f"Fetch {chosen.url} on a connected machine and name the file (--weights FILE) or put it at {place}, "
+                "or use the bundled model: tiny20"
             ) from error
     model.load_state_dict(state)
-    preset = chosen.transforms()
-    preprocessing = Preprocessing(
-        preset.resize_size[0], preset.crop_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    categories, known = tuple(chosen.meta["categories"]), str(chosen)
+    return model, ModelCard(
+        name, known, preprocessing_of(chosen), categories, imagenet_wnids(categories), version=known
     )
-    categories = tuple(chosen.meta["categories"])
-    return model, ModelCard(name, str(chosen), preprocessing, categories, imagenet_wnids(categories))
 
 
 def _building(weights: Any) -> dict[str, Any]:
@@ -144,7 +168,7 @@ def _building(weights: Any) -> dict[str, Any]:
     return {"num_classes": len(weights.meta["categories"])}
 
 
-def _from_function(text: str, weights: str, allow_code: bool) -> tuple[nn.Module, ModelCard]:
+def _from_function(text: str, weights: str | None, allow_code: bool) -> tuple[nn.Module, ModelCard]:
     """A network that a function of the user's returns."""
     if not allow_code:
         raise InputError(
@@ -163,7 +187,9 @@ def _from_function(text: str, weights: str, allow_code: bool) -> tuple[nn.Module
     card = (
         card if isinstance(card, ModelCard) else ModelCard(text, f"as {function} returns it", Preprocessing(256, 224))
     )
-    if weights not in ("DEFAULT", "none"):
+    if weights is not None:
+        if not is_weights_file(weights):
+            raise InputError(f"{text} returns its network with weights; others can be a file, not {weights!r}")
         load_weights(model, read_checkpoint(Path(weights)), weights, text)
         card = replace(card, weights=weights)
     return model, card
@@ -181,7 +207,7 @@ def _importing_from_here() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
+def _from_timm(name: str, weights: str | None) -> tuple[nn.Module, ModelCard]:
     try:
         import timm
         from timm.data.config import resolve_model_data_config
@@ -190,7 +216,12 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         raise InputError(f"timm has no model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    pretrained = weights.lower() != "none"
+    if weights is not None and weights.lower() != RANDOM and not is_weights_file(weights):
+        raise InputError(
+            f"timm has its weights in the name of a model (timm:resnet50.a1_in1k); weights can be {RANDOM}, or a file, "
+            f"not {weights!r}"
+        )
+    pretrained = weights is None
     with patience(), hub():
         try:
             model = timm.create_model(name, pretrained=pretrained)
@@ -206,6 +237,9 @@ def _from_timm(name: str, weights: str) -> tuple[nn.Module, ModelCard]:
         round(crop / config["crop_pct"]), crop, tuple(config["mean"]), tuple(config["std"]), config["interpolation"]
     )
     source = "timm" if pretrained else "random"
+    if weights is not None and is_weights_file(weights):
+        load_weights(model, read_checkpoint(Path(weights)), weights, f"timm:{name}")
+        source = weights
     return model, ModelCard(f"timm:{name}", source, preprocessing, *timm_classes(model))
 
 
@@ -233,7 +267,11 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     load_weights(model, state, str(path), arch)
     known = names if len(names) == classes else None
     wnids = None if known is None else tiny20.WNIDS if arch == "tiny20" else imagenet_wnids(known)
-    return model, ModelCard(str(path), str(path), preprocessing, known, wnids)
+    published = weights_in_file(path, arch)
+    if published is None:
+        return model, ModelCard(str(path), str(path), preprocessing, known, wnids)
+    version, preprocessing = str(published), preprocessing_of(published)
+    return model, ModelCard(str(path), f"{version} ({path})", preprocessing, known, wnids, version)
 
 
 def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
@@ -245,8 +283,12 @@ def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     try:
         known = json.loads((run / RUN_CARD).read_text())
         name, after, classes = known["arch"], known["attention_after"], known["classes"]
+        start = known.get("start")
+        variant = known.get("attention_variant", FUKUI)
         if not (isinstance(name, str) and isinstance(after, str | None) and isinstance(classes, list)):
             raise TypeError("arch must be text, attention_after text or null, classes a list")
+        if not isinstance(start, str | None):
+            raise TypeError("start must be text or null")
         if not classes or not all(isinstance(c, str) for c in classes):
             raise TypeError("classes must be names")
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preprocessing"].items()}
@@ -255,9 +297,11 @@ def _from_run(folder: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
         raise CheckpointError(f"{run / RUN_CARD} is not the card of a run ({error})") from error
     if arch is not None and arch != name:
         raise CheckpointError(f"{run} is a run of {name}, not of {arch}")
-    model = build_classifier(name, len(classes), after)
+    model = build_classifier(name, len(classes), after, variant)
     load_weights(model, read_checkpoint(run / RUN_WEIGHTS), str(run), name)
-    return model, ModelCard(str(run), f"{run / RUN_WEIGHTS}", preprocessing, tuple(classes))
+    weights = f"{run / RUN_WEIGHTS}" + (f", trained from {start}" if start else "")
+    version = start if start and _VERSION.fullmatch(start) else None
+    return model, ModelCard(str(run), weights, preprocessing, tuple(classes), version=version)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -274,10 +318,12 @@ def find_runs(folder: Path) -> list[Path]:
     return found
 
 
-def build_classifier(arch: str, classes: int, attention_after: str | None = None) -> nn.Module:
+def build_classifier(
+    arch: str, classes: int, attention_after: str | None = None, attention_variant: Variant = FUKUI
+) -> nn.Module:
     """A network with random weights, with an attention branch after a stage where one is named."""
     model = architecture(arch)[0](num_classes=classes)
-    return model if attention_after is None else AttentionBranchNetwork(model, attention_after)
+    return model if attention_after is None else AttentionBranchNetwork(model, attention_after, attention_variant)
 
 
 def architecture(name: str) -> tuple[Callable[..., nn.Module], Preprocessing, tuple[str, ...]]:

@@ -24,6 +24,7 @@ Sign = Literal["auto", "positive", "absolute", "signed"]
 _LONGEST_PANEL = 3.0
 """Largest ratio of the sides of a panel."""
 _DPI = 150
+_BRIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue (Rec. 601)
 _CHUNK = 2**20  # pixels of an overlay at a time, so that memory stays bounded
 
 
@@ -37,13 +38,18 @@ class Style:
         sign: ``"positive"`` shows negative relevance as 0, ``"absolute"`` its size, ``"signed"`` both around 0;
             ``"auto"`` is signed where negative relevance has more than a hundredth of the mass.
         clip: percentile of the map's size at which the colours end, so that single pixels don't hide the rest.
+        clip_by: what the percentile counts: ``"pixels"``, or ``"mass"``: the value below which pixels hold that part of
+            the relevance.
         opacity: of the map laid over the photo where it is strongest, in [0, 1].
+        even: lay the map over the photo in its own colours, with the same opacity everywhere.
     """
 
     colormap: str | None = None
     sign: Sign = "auto"
     clip: float = 99.5
+    clip_by: Literal["pixels", "mass"] = "pixels"
     opacity: float = 0.85
+    even: bool = False
 
     def __post_init__(self) -> None:
         if self.sign not in get_args(Sign):
@@ -52,6 +58,8 @@ class Style:
             raise InputError(
                 f"matplotlib has no colour map {self.colormap!r}; inferno, viridis, jet, RdBu_r, ... are some"
             )
+        if self.clip_by not in ("pixels", "mass"):
+            raise InputError(f"clip_by must be pixels or mass, got {self.clip_by!r}")
         if not 0 < self.clip <= 100 or not 0 <= self.opacity <= 1:
             raise InputError(f"clip must be in (0, 100] and opacity in [0, 1], got {self.clip} and {self.opacity}")
 
@@ -101,13 +109,22 @@ def shown(heatmap: np.ndarray, style: Style | None = None) -> Shown:
     values = {"absolute": np.abs(heatmap), "positive": np.maximum(heatmap, 0)}.get(style.sign, heatmap)
     finite = values[np.isfinite(values)]
     sizes = np.abs(finite) if signed else np.maximum(finite, 0)
-    top = float(np.percentile(sizes, style.clip)) if sizes.size else 0.0
+    top = _top(sizes, style) if sizes.size else 0.0
     largest = float(sizes.max(initial=0.0))
     top = top if top > 0 else largest or 1.0
     norm = Normalize(-top if signed else 0.0, top, clip=True)
     colormap = matplotlib.colormaps[style.colormap or ("RdBu_r" if signed else "inferno")]
     below = bool(finite.min(initial=0.0) < (-top if signed else 0.0))
     return Shown(values, norm, colormap, signed, bool(finite.max(initial=0.0) > top), below)
+
+
+def _top(sizes: np.ndarray, style: Style) -> float:
+    """Where the colours end, of sizes that are not negative."""
+    if style.clip_by == "pixels":
+        return float(np.percentile(sizes, style.clip))
+    ordered = np.sort(sizes, axis=None)
+    held = np.cumsum(ordered, dtype=np.float64)
+    return float(ordered[min(np.searchsorted(held, held[-1] * style.clip / 100), len(ordered) - 1)])
 
 
 def overlay(image: Image.Image, heatmap: np.ndarray, style: Style | None = None) -> Image.Image:
@@ -126,17 +143,28 @@ def overlay(image: Image.Image, heatmap: np.ndarray, style: Style | None = None)
     pixels, values, result = photo.reshape(-1, 3), view.values.reshape(-1), laid.reshape(-1, 3)
     for start in range(0, len(pixels), _CHUNK):
         part = slice(start, start + _CHUNK)
-        result[part] = _mixed(pixels[part], replace(view, values=values[part]), style.opacity)
+        result[part] = _mixed(pixels[part], replace(view, values=values[part]), style)
     return Image.fromarray(laid)
 
 
-def _mixed(photo: np.ndarray, view: Shown, opacity: float) -> np.ndarray:
-    """Pixels ``(N, 3)`` of a photo with those of its map laid over them, uint8."""
+def _mixed(photo: np.ndarray, view: Shown, style: Style) -> np.ndarray:
+    """Pixels ``(N, 3)`` of a photo with those of its map laid over them, uint8.
+
+    Where the map's colour is dark, the mix is lightened until it is half as bright as the photo, which stays visible.
+    An even mix, as the authors drew it, is not lightened.
+    """
     photo = photo / 255
-    grey = photo @ np.array([0.299, 0.587, 0.114])
-    base = 0.55 * grey[:, None] + 0.25 * photo  # muted, so that the map's colours are the only strong ones
-    alpha = (opacity * np.sqrt(view.strength()))[:, None]
+    if style.even:
+        mixed = (1 - style.opacity) * photo + style.opacity * view.colours()
+        mixed = np.where(np.isfinite(view.values)[:, None], mixed, 0.35 * photo + 0.65)
+        return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
+    grey = photo @ _BRIGHTNESS
+    base = 0.7 * grey[:, None] + 0.3 * photo  # muted, so that the map's colours are the only strong ones
+    alpha = (style.opacity * view.strength())[:, None]
     mixed = (1 - alpha) * base + alpha * view.colours()
+    brightness = mixed @ _BRIGHTNESS
+    missing = np.maximum(0.5 * grey - brightness, 0) / np.maximum(1 - brightness, 0.5)
+    mixed += missing[:, None] * (1 - mixed)
     mixed = np.where(np.isfinite(view.values)[:, None], mixed, 0.35 * base + 0.65)
     return (mixed.clip(0, 1) * 255).round().astype(np.uint8)
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup, escape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from headwater.errors import InputError
 from headwater.metrics.statistics import Summary, paired_p_values, summarise
 from headwater.report.accuracy import PREDICTED_LABELS, Accuracy
 from headwater.report.images import as_png
@@ -18,7 +20,7 @@ from headwater.report.tabular import Cell, Table, latex_text
 if TYPE_CHECKING:
     import pandas
 
-_NAMES = {
+MEASURES = {
     "insertion_published": "ins (published)",
     "deletion_published": "del (published)",
     "id_published": "ID (published)",
@@ -34,68 +36,99 @@ _NAMES = {
 }
 _LOWER_IS_BETTER = ("deletion_published", "deletion_budget", "conservation_error", "cut_error")
 _NO_BEST = ("gini",)
+_TESTED = ("insertion", "deletion", "id")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method's values of one measure against another method's, paired by image (or by network).
+
+    Attributes:
+        against: the other method.
+        difference: mean of the method's values minus mean of the other's.
+        p: two-sided paired t-test; one family with every other comparison of the table, corrected by Holm's procedure.
+    """
+
+    against: str
+    difference: float
+    p: float
 
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """Every method's summary of every measure, and the significance of differences in ID.
+    """Every method's summary of every measure, and the significance of differences in insertion, deletion and ID.
 
     Attributes:
         methods: rows, in the order of the evaluation.
         measures: columns of the evaluation that have values.
         cells: summary by method and measure.
-        p_values: for each ID measure, corrected p-value of each method against ``against``.
-        against: for each ID measure, the baseline with the highest mean; missing where there is none.
+        comparisons: by method and measure, those of insertion, deletion and ID.
         failed: images that could not be read.
         accuracy: how often the network was right; ``None`` over several networks.
+        weights: the networks and their weights.
     """
 
     methods: tuple[str, ...]
     measures: tuple[str, ...]
     cells: Mapping[tuple[str, str], Summary]
-    p_values: Mapping[str, Mapping[str, float]]
-    against: Mapping[str, str]
+    comparisons: Mapping[tuple[str, str], Comparison]
     failed: int
     accuracy: Accuracy | None = None
+    weights: str = ""
 
     @classmethod
-    def of(cls, table: pandas.DataFrame, baselines: Sequence[str]) -> SummaryTable:
+    def of(
+        cls, table: pandas.DataFrame, baselines: Sequence[str], against: Mapping[str, str] | None = None
+    ) -> SummaryTable:
         """Summarise the rows of :func:`headwater.evaluate`.
 
         Args:
             table: the rows.
-            baselines: methods; the others are tested against the best of them.
+            baselines: methods; in each measure, the others are tested against the best of them.
+            against: tests these methods against those instead, in every measure; for ablations.
+
+        Raises:
+            InputError: ``against`` names a method that has no rows.
         """
         methods = tuple(dict.fromkeys(table["method"]))
         by_method = {m: table[table["method"] == m].sort_values("image", kind="stable") for m in methods}
-        measures = tuple(m for m in _NAMES if m in table and table[m].notna().any())
+        measures = tuple(m for m in MEASURES if m in table and table[m].notna().any())
         cells = {(m, c): summarise(rows[c].tolist()) for m, rows in by_method.items() for c in measures}
-        p_values, against = {}, {}
-        for measure in (c for c in measures if c.startswith("id_")):
-            candidates = [m for m in methods if m in baselines]
-            if candidates and len(methods) > 1:
-                best = max(candidates, key=lambda m: cells[m, measure].mean)
-                against[measure] = best
-                p_values[measure] = paired_p_values({m: by_method[m][measure].tolist() for m in methods}, best)
+        others: dict[tuple[str, str], str] = {}
+        for measure in (c for c in measures if c.split("_")[0] in _TESTED):
+            best = _best(baselines, measure, cells)
+            pairs = dict.fromkeys(methods, best) if against is None else against
+            others |= {(m, measure): other for m, other in pairs.items() if other and m != other}
+        missing = {m for (mine, _), other in others.items() for m in (mine, other)} - set(methods)
+        if missing:
+            raise InputError(f"no rows of {', '.join(sorted(missing))} to compare; there are {', '.join(methods)}")
+        p_values = paired_p_values(
+            {(m, c): (by_method[m][c].tolist(), by_method[other][c].tolist()) for (m, c), other in others.items()}
+        )
+        comparisons = {
+            (m, c): Comparison(other, cells[m, c].mean - cells[other, c].mean, p_values[m, c])
+            for (m, c), other in others.items()
+        }
         failed = int(table[table["error"].notna()]["image"].nunique())
-        return cls(methods, measures, cells, p_values, against, failed, Accuracy.of(table))
+        weights = "; ".join(dict.fromkeys(table["weights"])) if "weights" in table else ""
+        return cls(methods, measures, cells, comparisons, failed, Accuracy.of(table), weights)
 
     def csv(self) -> str:
-        """One line per method and measure, with the accuracy and the source of the labels in each."""
+        """One line per method and measure, with the accuracy, the source of the labels and the weights in each."""
         columns = ("method", "measure", "count", "mean", "deviation", "low", "high", "p_value", "against")
         known, rows = self.accuracy, list[list[Cell]]()
         share = None if known is None or known.is_predicted else known.share
         for method in self.methods:
             for measure in self.measures:
                 s = self.cells[method, measure]
-                p = self.p_values.get(measure, {}).get(method, math.nan)
-                against = self.against.get(measure) if not math.isnan(p) else None
+                test = self.comparisons.get((method, measure))
+                p, against = (None, None) if test is None or math.isnan(test.p) else (test.p, test.against)
                 numbers = (s.count, s.mean, s.deviation, s.low, s.high, p)
-                rows.append([method, measure, *numbers, against, share, known.source if known else None])
-        return Table((*columns, "accuracy", "label_source"), rows).csv()
+                rows.append([method, measure, *numbers, against, share, known.source if known else None, self.weights])
+        return Table((*columns, "accuracy", "label_source", "weights"), rows).csv()
 
     def markdown(self) -> str:
-        """Means with half the 95 % interval; the best of a column bold, * where p < 0.05 against the best baseline."""
+        """Means with half the 95 % interval; the best of a column bold, * where p < 0.05, see :meth:`note`."""
 
         def cell(method: str, measure: str) -> str:
             text = self._text(method, measure, " ± ")
@@ -103,6 +136,16 @@ class SummaryTable:
 
         rows = [[f"`{method}`", *(cell(method, measure) for measure in self.measures)] for method in self.methods]
         return f"{Table(self._columns, rows).markdown()}\n\n{self.note()}"
+
+    def html(self) -> Markup:
+        """The same for a page, without the note."""
+
+        def cell(method: str, measure: str) -> Markup:
+            text = escape(self._text(method, measure, " ± "))
+            return Markup(f"<strong>{text}</strong>") if self._is_best(method, measure) else text
+
+        rows = [[method, *(cell(method, measure) for measure in self.measures)] for method in self.methods]
+        return Table(self._columns, rows).html()
 
     def latex(self) -> str:
         """The same for a paper, with booktabs."""
@@ -118,16 +161,40 @@ class SummaryTable:
 
     @property
     def _columns(self) -> list[str]:
-        return ["method", *(_NAMES[measure] for measure in self.measures)]
+        return ["method", *(MEASURES[measure] for measure in self.measures)]
 
     def note(self) -> str:
         """What the numbers are, in one or two sentences."""
         parts = ["Mean ± half the 95 % interval.", *([str(self.accuracy)] if self.accuracy else [])]
-        for measure, best in self.against.items():
-            parts.append(f"* p < 0.05 against {best} in {_NAMES[measure]} (paired t-test, Holm).")
+        if self.comparisons:
+            parts.append(f"* p < 0.05 {self.tested()}.")
         if self.failed:
             parts.append(f"{self.failed} images could not be read and are left out.")
+        if self.weights:
+            parts.append(f"Weights: {self.weights}.")
         return " ".join(parts)
+
+    def tested(self) -> str:
+        """What is compared with what, and how, to follow "p < 0.05"."""
+        known = sum(not math.isnan(c.p) for c in self.comparisons.values())
+        how = f"paired t-tests, {known} of one family, Holm"
+        by_measure = {m: {c.against for (_, own), c in self.comparisons.items() if own == m} for m in self.measures}
+        if all(len(others) <= 1 for others in by_measure.values()):
+            best = [f"{other} in {MEASURES[m]}" for m, others in by_measure.items() for other in others]
+            return f"against {', '.join(best)} ({how})"
+        return f"against the method beside it in the table of tests ({how})"
+
+    def tests(self) -> str:
+        """Every comparison as Markdown: the difference of the means, and the corrected p-value below 0.05 bold."""
+        measures = [m for m in self.measures if any(own == m for _, own in self.comparisons)]
+        rows = list[list[Cell]]()
+        for method in self.methods:
+            for against in dict.fromkeys(c.against for (m, _), c in self.comparisons.items() if m == method):
+                found = [self.comparisons.get((method, m)) for m in measures]
+                texts = [_test(c) if c is not None and c.against == against else "" for c in found]
+                rows.append([f"`{method}`", f"`{against}`", *texts])
+        table = Table(("method", "against", *(MEASURES[m] for m in measures)), rows, align="ll" + "r" * len(measures))
+        return f"{table.markdown()}\n\nDifference of the means, and p {self.tested()}."
 
     def _text(self, method: str, measure: str, between: str) -> str:
         s = self.cells[method, measure]
@@ -135,18 +202,35 @@ class SummaryTable:
             return "-"
         if measure in ("conservation_error", "cut_error"):
             return f"{s.mean:.1e}"
-        p = self.p_values.get(measure, {}).get(method, math.nan)
-        star = "*" if p < 0.05 else ""
+        star = "*" if self.is_significant(method, measure) else ""
         half = "" if math.isnan(s.high) else f"{between}{s.high - s.mean:.3f}"
         return f"{s.mean:.3f}{star}{half}"
+
+    def is_significant(self, method: str, measure: str) -> bool:
+        """Whether the corrected p-value is below 0.05; false where nothing is compared."""
+        test = self.comparisons.get((method, measure))
+        return test is not None and test.p < 0.05
 
     def _is_best(self, method: str, measure: str) -> bool:
         if measure in _NO_BEST or len(self.methods) < 2:
             return False
-        means = {m: self.cells[m, measure].mean for m in self.methods}
-        known = [v for v in means.values() if not math.isnan(v)]
-        best = min(known) if measure in _LOWER_IS_BETTER else max(known)
-        return means[method] == best
+        best = _best(self.methods, measure, self.cells)
+        return best is not None and self.cells[method, measure].mean == self.cells[best, measure].mean
+
+
+def _best(methods: Sequence[str], measure: str, cells: Mapping[tuple[str, str], Summary]) -> str | None:
+    """The method with the best mean; ``None`` where none is known."""
+    means = {m: cells[m, measure].mean for m in methods if (m, measure) in cells}
+    known = [m for m, mean in means.items() if not math.isnan(mean)]
+    choose = min if measure in _LOWER_IS_BETTER else max
+    return choose(known, key=means.__getitem__) if known else None
+
+
+def _test(comparison: Comparison) -> str:
+    if math.isnan(comparison.p):
+        return "-"
+    p = f"p = {comparison.p:.2g}"
+    return f"{comparison.difference:+.3f}, " + (f"**{p}**" if comparison.p < 0.05 else p)
 
 
 def curves_figure(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Tables of named columns, as Markdown, CSV or LaTeX."""
+"""Tables of named columns, as Markdown, CSV, LaTeX or HTML."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 Cell = str | int | float | None
 """A value of a table; ``None`` and NaN are written as nothing."""
@@ -73,6 +75,29 @@ class Table:
         below = [r"\midrule", rf"\multicolumn{{{len(self.columns)}}}{{l}}{{{note}}} \\"] if note else []
         opening = [rf"\begin{{tabular}}{{{self._align()}}}", r"\toprule", head, r"\midrule"]
         return "\n".join([*opening, *body, *below, r"\bottomrule", r"\end{tabular}"])
+
+    def html(self, caption: str = "") -> Markup:
+        """A ``table`` whose first column heads its rows; cells are escaped unless they are ``markupsafe.Markup``.
+
+        Args:
+            caption: stands above the rows.
+
+        >>> print(Table(("method", "ID"), [("a < b", 0.5)]).html())
+        <table><thead><tr><th scope="col">method</th><th scope="col" style="text-align: right">ID</th></tr></thead>
+        <tbody><tr><th scope="row">a &lt; b</th><td style="text-align: right">0.5</td></tr></tbody></table>
+        """
+        styles = ["" if side == "l" else ' style="text-align: right"' for side in self._align()]
+
+        def line(cells: Sequence[Cell], first: str, other: str) -> str:
+            texts = ["" if _is_missing(cell) else escape(cell) for cell in cells]
+            kinds = [first, *[other] * (len(texts) - 1)]
+            parts = [f"<{k}{s}>{t}</{k.split()[0]}>" for k, s, t in zip(kinds, styles, texts, strict=True)]
+            return f"<tr>{''.join(parts)}</tr>"
+
+        head = line(self.columns, 'th scope="col"', 'th scope="col"')
+        body = "\n".join(line(row, 'th scope="row"', "td") for row in self.rows)
+        above = f"<caption>{escape(caption)}</caption>" if caption else ""
+        return Markup(f"<table>{above}<thead>{head}</thead>\n<tbody>{body}</tbody></table>")
 
     def _align(self) -> str:
         return self.align or "l" + "r" * (len(self.columns) - 1)

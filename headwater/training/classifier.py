@@ -25,13 +25,16 @@ from torchvision.transforms import v2
 
 from headwater.data.labelled import LabelledImage, load_labelled
 from headwater.data.preprocessing import Preprocessing
-from headwater.errors import CheckpointError, DataError
+from headwater.errors import CheckpointError, DataError, InputError
 from headwater.files import claim, write_bytes, write_text
 from headwater.models.abn import AttentionBranchNetwork
-from headwater.models.checkpoints import read_checkpoint
+from headwater.models.card import card_of
 from headwater.models.registry import RUN_CARD, RUN_WEIGHTS, architecture, load_model
+from headwater.models.weights import RANDOM
 from headwater.training.loading import EpochOrder, PlainProgress, WholeCheckpoints, well_behaved
 from headwater.training.recipes import Recipe, split_images
+
+_STRIDE = 32  # pixels of the image to a pixel of a ResNet's last features
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,13 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: Sequence[LabelledImage], recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.images, self.seed = images, recipe.seed
-        larger = round(recipe.size * 8 / 7)
-        steps: list[nn.Module] = [v2.Resize((larger, larger), antialias=True)]
+        cropped = recipe.pipeline == "crop"
+        side = [recipe.resize] if cropped else [recipe.resize, recipe.resize]
+        steps: list[nn.Module] = [v2.Resize(side, antialias=True)]
         if recipe.rotation:
             steps.append(v2.RandomRotation(recipe.rotation, v2.InterpolationMode.BILINEAR))
-        steps += [v2.RandomCrop(recipe.size), v2.RandomHorizontalFlip()]
+        steps.append(v2.RandomResizedCrop(recipe.size, antialias=True) if cropped else v2.RandomCrop(recipe.size))
+        steps.append(v2.RandomHorizontalFlip())
         if recipe.brightness:
             steps.append(v2.ColorJitter(brightness=recipe.brightness))
         steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(preprocessing.mean, preprocessing.std)]
@@ -97,7 +102,8 @@ class ClassifierTraining(lightning.LightningModule):
         self.recipe = recipe
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.network = start_network(recipe, classes).to(memory_format=torch.channels_last)
+            network, self.start = start_network(recipe, classes)
+            self.network = network.to(memory_format=torch.channels_last)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and the network's logits."""
@@ -135,17 +141,21 @@ class Patience(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
-def start_network(recipe: Recipe, classes: int) -> nn.Module:
+def start_network(recipe: Recipe, classes: int) -> tuple[nn.Module, str]:
     """The network before training: pretrained weights, and a new last layer.
+
+    Returns:
+        The network, and the name of the weights that it begins with.
 
     Raises:
         DownloadError: the start weights are not in the cache and cannot be downloaded.
         CheckpointError: the file of start weights does not fit.
     """
-    network = architecture(recipe.arch)[0](num_classes=classes)
-    if recipe.start.lower() != "none":
-        given = Path(recipe.start)
-        state = read_checkpoint(given) if given.is_file() else load_model(recipe.arch, recipe.start).state_dict()
+    network, source = architecture(recipe.arch)[0](num_classes=classes), "random"
+    if recipe.start.lower() != RANDOM:
+        trained = load_model(recipe.arch, recipe.start)
+        card, state = card_of(trained), trained.state_dict()
+        source = card.version or card.weights
         own = network.state_dict()
         head = [name for name in own if name.startswith(("fc.", "classifier.", "head."))]
         kept = {name: tensor for name, tensor in state.items() if name not in head}
@@ -153,12 +163,9 @@ def start_network(recipe: Recipe, classes: int) -> nn.Module:
         if unfit:
             raise CheckpointError(f"{recipe.start} does not fit {recipe.arch}: {', '.join(unfit[:3])} ({len(unfit)})")
         network.load_state_dict({**own, **{name: kept[name] for name in own if name not in head}})
-    return network if recipe.attention_after is None else AttentionBranchNetwork(network, recipe.attention_after)
-
-
-def preprocessing_for(recipe: Recipe) -> Preprocessing:
-    """The plain resize of the papers: both sides stretched to the recipe's size."""
-    return Preprocessing(recipe.size, recipe.size, stretch=True)
+    if recipe.attention_after is not None:
+        network = AttentionBranchNetwork(network, recipe.attention_after, recipe.attention_variant)
+    return network, source
 
 
 @well_behaved()
@@ -188,6 +195,7 @@ def train_classifier(
 
     Raises:
         DataError: the data are incomplete, or ``out`` holds a run of another recipe or split (differences are named).
+        InputError: the last batch of an epoch would be a single image whose last features are a single pixel.
         DownloadError: the start weights are not in the cache and cannot be downloaded.
         OutputError: a checkpoint cannot be written; the one before it is intact.
     """
@@ -196,13 +204,18 @@ def train_classifier(
     if train.classes is None or train.classes != test.classes:
         raise DataError(f"{data}: training and test images have different classes")
     split = split_images(train, test, recipe.validation, recipe.seed)
+    if len(split.train) % recipe.batch_size == 1 and recipe.size <= _STRIDE:
+        raise InputError(
+            f"{len(split.train)} training images in batches of {recipe.batch_size} leave a batch of one image, whose "
+            "last features are one pixel and cannot be normalised over the batch; take another --batch-size"
+        )
     claim(out, asdict(recipe), "recipe.json")
     claim(out, split.names(), "split.json", "split")
     done = out / "accuracy.json"
     if done.is_file():
         known = json.loads(done.read_text())
         return TrainedClassifier(out, known["accuracy"], known["epochs"])
-    preprocessing = preprocessing_for(recipe)
+    preprocessing = recipe.preprocessing
     module = ClassifierTraining(recipe, len(train.classes))
     best = ModelCheckpoint(
         out / "checkpoints", "best", monitor="val_loss", mode="min", save_last=True, enable_version_counter=False
@@ -211,7 +224,7 @@ def train_classifier(
         max_epochs=recipe.epochs,
         accelerator="auto",
         devices=devices,
-        precision="16-mixed" if torch.cuda.is_available() else "32-true",
+        precision="32-true",  # as in the papers
         deterministic=True,
         use_distributed_sampler=False,  # the order takes its own share, see EpochOrder
         logger=_loggers(out),
@@ -231,7 +244,6 @@ def train_classifier(
         TrainingImages(split.train, recipe, preprocessing),
         recipe.batch_size,
         sampler=EpochOrder(len(split.train), recipe.seed),
-        drop_last=True,
         **shared,
     )
     val_loader = DataLoader(PlainImages(split.validation, preprocessing), recipe.batch_size, **shared)
@@ -247,8 +259,10 @@ def train_classifier(
         card = {
             "arch": recipe.arch,
             "attention_after": recipe.attention_after,
+            "attention_variant": recipe.attention_variant,
             "classes": train.classes,
             "preprocessing": asdict(preprocessing),
+            "start": module.start,
         }
         write_text(out / RUN_CARD, json.dumps(card, indent=1))
         write_text(done, json.dumps({"accuracy": accuracy, "epochs": epochs, "test": len(split.test)}, indent=1))

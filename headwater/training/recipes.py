@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headwater.data.labelled import LabelledImage, LabelledImages
-from headwater.errors import DataError
+from headwater.data.preprocessing import PIPELINES, Preprocessing, with_pipeline
+from headwater.errors import DataError, InputError
+from headwater.models.abn import FUKUI, Variant
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,15 @@ class Recipe:
         name: the paper whose recipe it is.
         arch: the network.
         attention_after: the stage that an attention branch follows; ``None`` for a network without one.
-        start: weights to begin with: a member of torchvision's weights enum, ``"none"`` for random ones, or a file.
+        attention_variant: the kind of branch, see :class:`~headwater.models.abn.AttentionBranchNetwork`.
+        start: weights to begin with, as :func:`headwater.load_model` takes them: ``"v1"``, ``"v2"``, a file, or
+            ``"none"`` for random ones.
         validation: images cut from the training set, as many of each class as possible.
-        size: side of the images, in pixels; they are stretched to it.
+        size: side of the images, in pixels.
+        pipeline: from image to input. ``"stretch"``, as the texts say: both sides to ``size``; for training to 8/7 of
+            it, and a random part of ``size`` is cut out. ``"crop"``, as the code of Otsuki et al. does: the short side
+            to 8/7 of ``size``, and the centre is cut out; for training a random part of 8 % to 100 % of the area and an
+            aspect from 3/4 to 4/3, brought to ``size`` (torchvision's ``RandomResizedCrop``).
         batch_size: images per step.
         epochs: maximum number.
         lr: learning rate of SGD.
@@ -35,9 +43,11 @@ class Recipe:
     name: str
     arch: str = "resnet50"
     attention_after: str | None = None
-    start: str = "DEFAULT"
+    attention_variant: Variant = FUKUI
+    start: str = "v1"
     validation: int = 600
     size: int = 224
+    pipeline: str = "stretch"
     batch_size: int = 32
     epochs: int = 300
     lr: float = 1e-3
@@ -49,9 +59,29 @@ class Recipe:
     brightness: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Check the pipeline.
+
+        Raises:
+            InputError: it is unknown.
+        """
+        if self.pipeline not in PIPELINES:
+            raise InputError(f"pipeline must be one of {', '.join(PIPELINES)}, got {self.pipeline!r}")
+
+    @property
+    def resize(self) -> int:
+        """Side of an image before a part of ``size`` is cut out; 256 for 224."""
+        return int(self.size / 0.875)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for validation, testing and explaining."""
+        return with_pipeline(Preprocessing(self.size, self.size), self.pipeline)
+
 
 RECIPES = {
     "otsuki2024": Recipe("otsuki2024"),
+    "otsuki2024-published": Recipe("otsuki2024-published", pipeline="crop", decay_every=None),
     "doublet2024": Recipe(
         "doublet2024",
         validation=200,
@@ -62,8 +92,10 @@ RECIPES = {
         brightness=0.2,
     ),
 }
-"""By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 images of CUB. Doublet et al.: 5,794 / 200 / 5,794, cut from
-the official 5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how
+"""By paper. Otsuki et al., Table A: 5,394 / 600 / 5,794 images of CUB. ``-published`` is what their code does: it crops
+(``data/__init__.py``, lines 134 to 154), and its learning rate stays as it is, since its schedule is given the
+validation loss in place of the epoch (``train.py``, line 392). Doublet et al.: 5,794 / 200 / 5,794, cut from the
+official 5,994 / 5,794; it names SGD and the learning rate alone, so there is no momentum, decay or schedule. By how
 much it rotates and brightens is not printed; those two numbers are ours."""
 
 

@@ -87,16 +87,13 @@ def test_errors_are_one_line_and_a_status(tmp_path, arguments, message):
     assert "Traceback" in headwater("--debug", *arguments).stderr
 
 
-def test_without_network_the_default_model_falls_back_loudly(tmp_path):
-    done = headwater(
-        *("explain", ESPRESSO, "--out", str(tmp_path / "maps")),
-        TORCH_HOME=str(tmp_path),
-        http_proxy="http://127.0.0.1:9",
-        https_proxy="http://127.0.0.1:9",
-    )
+def test_without_a_model_and_without_network_the_extras_network_is_taken_and_named(tmp_path):
+    done = headwater("explain", ESPRESSO, "--out", str(tmp_path / "maps"), TORCH_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert "WARNING: falling back to the bundled network tiny20" in done.stderr
-    assert "(tiny20)" in done.stdout
+    assert done.stderr.splitlines() == [
+        "headwater: model efficientnet-lite0: ImageNet's 1,000 classes; ResNet-50's weights are not in torch's cache"
+    ]
+    assert "espresso.jpg: espresso" in done.stdout and "(efficientnet-lite0)" in done.stdout
 
 
 def test_a_checkpoint_with_code_is_refused(tmp_path):
@@ -131,14 +128,17 @@ def test_a_method_that_does_not_conserve_says_so(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     account = json.loads((tmp_path / "tabby.tiny20.c3-lrp.tabby.json").read_text())["conservation"]
-    assert f"NOT conserved by this method: {account['input']:.4f} of {account['seed']:.4f} arrived" in done.stdout
+    assert f"NOT conserved by this method: {account['input']:.4g} of {account['seed']:.4g} arrived" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "cub-vgg"], "no training is called 'cub-vgg'; there are cub-resnet50, cub-abn, tiny20"),
-        (["train", "cub-abn", "--recipe", "mine"], "no recipe is called 'mine'; there are otsuki2024, doublet2024"),
+        (
+            ["train", "cub-abn", "--recipe", "mine"],
+            "no recipe is called 'mine'; there are otsuki2024, otsuki2024-published, doublet2024",
+        ),
         (["train", "cub-abn", "--seeds", "one"], "a whole number was expected, got 'one'"),
         (["train", "tiny20", "--lr", "1"], "tiny20 is trained by its own recipe"),
         (["reproduce", "otsuki2024-table9", "--model", "tiny20"], "did you mean otsuki2024-table"),

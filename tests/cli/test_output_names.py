@@ -176,6 +176,7 @@ def test_a_record_tells_what_a_result_was_made_from(tmp_path, tiny, photo):
         "weights_digest": weights_digest(tiny),
         "method": "otsuki2024",
         "target": 3,
+        "against": None,
         "quantized_levels": None,
     }
     raw = np.load(next(p for p in written if p.suffix == ".npy"))

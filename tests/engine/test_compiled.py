@@ -39,6 +39,29 @@ def test_compiled_maps_are_the_plain_ones_also_after_the_weights_have_changed(ti
         compiled(images, target=5)
 
 
+def test_compiled_classes_against_others_and_scales(tiny, images, backend):
+    plain, compiled = (hw.LRP(tiny, "headwater", compile=c) for c in (False, True))
+    args = {"target": 2, "start": "logit", "against": torch.tensor([0, 3, 4])}
+    e, expected = compiled(images, **args), plain(images, **args)
+    assert_same(e, expected)
+    assert torch.equal(e.against, args["against"]) and list(e.coarse) == list(expected.coarse) and e.coarse
+    torch.testing.assert_close(e.conservation.size, expected.conservation.size)
+    for name, maps in expected.scales.items():
+        torch.testing.assert_close(e.scales[name], maps, rtol=0, atol=1e-5 * maps.abs().max().item())
+    other = (e.logits.argmax(1) + 1) % 5
+    assert_same(compiled(images, against=other, scales=False), plain(images, against=other, scales=False))
+    for against, message in ((e.logits.argmax(1), "the same class"), (7, "against .* classes 0 to 4")):
+        with pytest.raises(InputError, match=message):
+            compiled(images, against=against, scales=False)
+
+
+def test_compiled_in_half_precision_relevance_is_single(tiny, images, backend):
+    tiny, images = tiny.bfloat16(), images.bfloat16()
+    e, expected = hw.LRP(tiny, compile=True)(images), hw.LRP(tiny)(images)
+    assert e.relevance.dtype == torch.float32 and e.conservation.error.max() < 1e-5
+    torch.testing.assert_close(e.heatmap, expected.heatmap, rtol=0, atol=0.02 * expected.heatmap.abs().max().item())
+
+
 class Untraceable(Pass):
     """Asks for a value, which no program knows beforehand."""
 

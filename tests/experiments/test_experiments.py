@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +14,14 @@ import pytest
 import torch
 import torchvision
 from command import headwater
-from helpers import TinyResidual, settle
+from helpers import EXAMPLES, TinyResidual, settle
 from PIL import Image
 
 import headwater as hw
 from headwater.data.labelled import LabelledImages, load_labelled
 from headwater.errors import InputError
 from headwater.evaluation import Settings
-from headwater.experiments import list_experiments, reproduce
+from headwater.experiments import grid, list_experiments, registry, reproduce
 from headwater.experiments.conservation import block_inputs, cut_sums
 from headwater.experiments.failures import analyse_errors
 from headwater.experiments.grid import find_classes
@@ -56,6 +58,7 @@ def folder(tmp_path_factory):
 def test_every_name_of_the_issue_is_there():
     names = [*(f"otsuki2024-table{t}" for t in "123BCD"), *(f"otsuki2024-fig{f}" for f in "57ABCDEF")]
     names += ["doublet2024-table1", "doublet2024-table2", "doublet2024-fig4"]
+    names += ["otsuki2024-timing", "doublet2024-cost"]
     assert set(names) <= set(list_experiments())
 
 
@@ -66,8 +69,8 @@ def test_published_numbers_add_up_and_methods_exist():
             assert row.method.removesuffix("+hq") in known
             for numbers in row.published.values():
                 assert numbers.insertion - numbers.deletion == pytest.approx(numbers.id, abs=0.21)
-    for grid in GRIDS.values():
-        assert {name.removesuffix("+hq") for name in grid.methods} <= set(known)
+    for figure in GRIDS.values():
+        assert {name.removesuffix("+hq") for name in figure.methods | figure.ours} <= set(known)
 
 
 def test_published_numbers_are_those_of_the_method_text(shared):
@@ -135,7 +138,7 @@ def test_a_row_without_a_network_says_so(model, folder, tmp_path):
     finally:
         hw.register_method("rise", Rise, hw.methods.describe_method("rise"))
     line = next(line for line in done.report.splitlines() if line.startswith("| ABN |"))
-    assert "28.2 / 7.5 / **20.7**" in line and "no network given" in line
+    assert "28.2 ± 5.2 / 7.5 ± 1.1 / **20.7 ± 5.4**" in line and "64.2 ± 0.9" in line and "no network given" in line
 
 
 def test_conservation_at_three_cuts(model, folder, tmp_path):
@@ -209,6 +212,167 @@ def test_table_d_is_written(model, folder, tmp_path):
     done = reproduce("otsuki2024-tableD", folder, [model], tmp_path, SETTINGS, threshold=2.0, worst=3)
     assert "| failed: ID not above 2.0 | 311 of 1000 | 8 of 8 |" in done.report
     assert {"failures.csv", "worst.png", "report.md"} <= {path.name for path in done.files}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A file of V1's format: what torchvision's file of ResNet-50 holds, with random values."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet50().state_dict(), path := tmp_path / "resnet50-of-a-colleague.pth")
+    return path
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """Two classes laid out as ImageNet's validation images are."""
+    for wnid, photo in (("n02123045", "tabby"), ("n07920052", "espresso")):
+        path = tmp_path / "imagenet" / "val" / wnid / "ILSVRC2012_val_00000001.JPEG"
+        path.parent.mkdir(parents=True)
+        path.write_bytes((EXAMPLES / f"{photo}.jpg").read_bytes())
+    return tmp_path / "imagenet" / "val"
+
+
+def test_table_1_runs_offline_on_a_checkpoint_file(checkpoint, imagenet, tmp_path, monkeypatch):
+    """Score-CAM, a forward pass for each of 2,048 channels, is replaced; the next test has all of it."""
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    monkeypatch.setitem(hw.methods._METHODS, "scorecam", hw.methods._METHODS["random"])
+    model = hw.load_model("resnet50", weights=checkpoint)
+    settings = Settings(("otsuki2024",), 1, step=25088, batch_size=1)
+    done = reproduce("otsuki2024-table1", imagenet, [model], tmp_path / "out", settings)
+    assert done.report.startswith("# otsuki2024-table1, NOT with the paper's weights\n")
+    assert f"NOT so: resnet50 ({checkpoint})" in done.report and "short side to 256, centre 224 x 224" in done.report
+    assert "| Grad-CAM | `gradcam` | 49.7 / 12.6 / **37.1** | 50.8 / 5.5 / **45.3** |" in done.report
+    record = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert record["weights"][0]["weights"] == str(checkpoint) and record["weights"][0]["version"] is None
+    identity = json.loads((tmp_path / "out" / "network-0" / "settings.json").read_text())
+    assert identity["weights"] == f"{checkpoint} ({record['weights'][0]['digest']})"
+    assert f"Weights: resnet50: {checkpoint}." in (tmp_path / "out" / "network-0" / "summary.md").read_text()
+
+
+@pytest.mark.full
+def test_the_command_for_table_1_runs_offline_on_a_checkpoint_file(checkpoint, imagenet, tmp_path):
+    """As the README has it; ``--samples`` and ``--step`` make it short."""
+    options = ["--data", str(imagenet), "--weights", str(checkpoint), "--samples", "1", "--step", "25088"]
+    done = headwater("reproduce", "otsuki2024-table1", *options, "--out", str(tmp_path / "out"), HTTPS_PROXY="x://")
+    assert done.returncode == 0, done.stderr
+    assert "# otsuki2024-table1, NOT with the paper's weights" in done.stdout
+
+
+def test_with_the_papers_weights_the_heading_is_the_experiments(model, folder, tmp_path):
+    network = copy.deepcopy(model)
+    network.card = replace(model.card, version="ResNet50_Weights.IMAGENET1K_V1")
+    done = reproduce("doublet2024-table2", folder, [network], tmp_path, SETTINGS)
+    assert done.report.startswith("# doublet2024-table2\n") and "NOT" not in done.report
+    both = reproduce("doublet2024-table2", folder, [network, model], tmp_path / "both", SETTINGS)
+    assert "NOT so: tiny-residual (random)" in both.report, "one of two is enough"
+
+
+@pytest.fixture
+def two_sets(tmp_path):
+    """Birds and things by the names of Fig. 5's classes, and a network for each."""
+    random, sets, models = np.random.RandomState(0), {}, {}
+    for name, classes in (
+        ("cub", ("Rock Wren", "Brandt Cormorant", "Geococcyx")),
+        ("imagenet", ("bee", "sock", "wombat")),
+    ):
+        for k, label in enumerate(classes):
+            values = random.randint(0, 255, (20, 24, 3)).astype(np.uint8)
+            path = tmp_path / name / f"{k}_{label}" / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(values).save(path)
+        sets[name] = LabelledImages(
+            name, tuple(replace(p, label=k) for k, p in enumerate(load_labelled(tmp_path / name).images))
+        )
+        torch.manual_seed(len(models))
+        network = settle(TinyResidual(classes=3))
+        network.card = hw.ModelCard(f"{name}-net", f"{name}-weights", hw.Preprocessing(16, 16), classes)
+        models[name] = [network]
+    return sets, models
+
+
+def test_a_figure_mixes_data_sets_each_with_its_network(two_sets, tmp_path, monkeypatch):
+    data, models = two_sets
+    drawn = []
+    sheet = grid.contact_sheet
+
+    def recording(images, titles, columns, caption):
+        drawn.append((titles, columns, caption))
+        return sheet(images, titles, columns, caption=caption)
+
+    monkeypatch.setattr(grid, "contact_sheet", recording)
+    cheap = {"lrp-epsilon": "LRP", "otsuki2024-published+hq": "ours"}
+    for name in ("otsuki2024-fig5", "otsuki2024-figF"):
+        experiment = registry.EXPERIMENTS[name]
+        monkeypatch.setitem(
+            registry.EXPERIMENTS, name, replace(experiment, grid=replace(experiment.grid, methods=cheap))
+        )
+    done = reproduce("otsuki2024-fig5", data, models, tmp_path / "fig5")
+    titles, columns, caption = drawn[0]
+    assert columns == 3 and titles[::3] == ["Brandt Cormorant", "sock", "bee"]
+    assert "Images of 3 of the paper's 5 classes" in done.report
+    for part in (
+        "otsuki2024-published+hq",
+        "quantized to 8 levels",
+        "positive part, jet",
+        "cub-weights",
+        "imagenet-net",
+    ):
+        assert part in caption.replace("\n", " ")
+    reproduce("otsuki2024-figF", data, models, tmp_path / "figF")
+    assert drawn[1][0][:3] == ["wombat", "Rock Wren", "Geococcyx"], "the paper's order, images in columns"
+    one = reproduce("otsuki2024-figF", {"cub": data["cub"]}, models["cub"], tmp_path / "one")
+    assert "Images of 2 of the paper's 3 classes" in one.report
+
+
+def test_data_sets_that_a_figure_does_not_know(two_sets, tmp_path):
+    data, models = two_sets
+    with pytest.raises(InputError, match="otsuki2024-fig5 knows no data set called 'birds'; it knows cub and imagenet"):
+        reproduce("otsuki2024-fig5", {"birds": data["cub"]}, models["cub"], tmp_path)
+    with pytest.raises(InputError, match="otsuki2024-table1 knows no data set called 'cub'; it takes one"):
+        reproduce("otsuki2024-table1", {"cub": data["cub"]}, models["cub"], tmp_path)
+    with pytest.raises(InputError, match="say which network is for which of cub, imagenet"):
+        reproduce("otsuki2024-fig5", data, models["cub"], tmp_path)
+    with pytest.raises(InputError, match="there is none for 'imagenet'"):
+        reproduce("otsuki2024-fig5", data, {"cub": models["cub"]}, tmp_path)
+    with pytest.raises(InputError, match="no style is called 'nice'; there are published, headwater"):
+        reproduce("otsuki2024-fig5", data, models, tmp_path, style="nice")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--data birds=x", "it knows cub and imagenet"),
+        ("--data x --data y", "need different names"),
+        ("--data cub=x --data y", "y needs a name as the other data have"),
+        ("--data cub=x --model imagenet=tiny20", "--model imagenet=tiny20 has no data; --data imagenet=DIR"),
+        ("--data cub=x --data imagenet=y --model tiny20", "--model NAME=tiny20 says for which data it is"),
+        ("--data x --model tiny20 --weights v2", "tiny20 comes with its weights"),
+    ],
+)
+def test_names_on_the_command_line(tmp_path, arguments, message):
+    done = headwater("reproduce", "otsuki2024-fig5", *arguments.split(), "--out", str(tmp_path / "out"))
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_figure_on_the_command_line_takes_data_and_networks_by_name(shared, tmp_path):
+    places = ["--data", f"imagenet={shared / 'data' / 'tiny20'}", "--model", "imagenet=tiny20"]
+    done = headwater("reproduce", "otsuki2024-figB", *places, "--style", "headwater", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "Maps of otsuki2024-ii, otsuki2024; positive and negative" in done.stdout
+    assert "networks: imagenet: tiny20" in done.stdout
+
+
+def test_fig_7_and_table_d_use_every_network(model, folder, tmp_path):
+    torch.manual_seed(1)
+    other = settle(TinyResidual(classes=4), 1)
+    other.card = replace(model.card, name="second")
+    done = reproduce("otsuki2024-fig7", folder, [model, other], tmp_path / "7", SETTINGS)
+    rows = [line for line in done.report.splitlines() if line.startswith("| `otsuki2024` |")]
+    assert [row.rsplit("|", 2)[1].strip() for row in rows] == ["tiny-residual", "second"]
+    assert (tmp_path / "7" / "conservation.csv").read_text().count("second,") == 2 * 8
+    done = reproduce("otsuki2024-tableD", folder, [model, other], tmp_path / "D", SETTINGS, threshold=2.0, worst=2)
+    assert "## tiny-residual" in done.report and "## second" in done.report
+    assert {path.parent.name for path in done.files if path.name == "worst.png"} == {"network-0", "network-1"}
 
 
 def test_unknown_experiments_and_no_networks(model, folder, tmp_path):

@@ -9,7 +9,6 @@ from torch import nn
 import headwater as hw
 from headwater.errors import InputError
 from headwater.metrics import gini, pointing_game, randomisation, rank_correlation, relevance_mass, relevance_rank
-from headwater.metrics.failures import attended_area, failure_kinds
 
 MASK = torch.tensor([[[1, 1, 0], [0, 0, 0]]])
 
@@ -96,26 +95,3 @@ def test_a_map_that_ignores_the_network_does_not_change(tiny, images):
 def test_a_network_without_parameters_cannot_be_randomised(images):
     with pytest.raises(InputError, match="no layers"):
         randomisation(nn.Flatten(), lambda m: None, images, 0)
-
-
-# -- why explanations fail --------------------------------------------------------------------------------------------
-
-
-def test_the_attended_area_of_a_uniform_region_is_its_area():
-    heatmap = torch.zeros(2, 10, 10)
-    heatmap[0, :5, :4], heatmap[1, 0, 0] = 0.3, 2.0
-    heatmap[:, -1] = -5.0
-    torch.testing.assert_close(attended_area(heatmap), torch.tensor([0.2, 0.01]))
-    assert attended_area(-torch.ones(1, 4, 4)).item() == 0
-    assert attended_area(torch.rand(1, 50, 50)).item() == pytest.approx(0.75, abs=0.02), "1/4 over 1/3"
-
-
-def test_failures_are_sorted_by_the_box():
-    mask = torch.zeros(4, 10, 10)
-    mask[:, 2:6, 2:6] = 1
-    maps = torch.zeros(4, 10, 10)
-    maps[0, 3, 3] = 1.0  # one pixel of the object
-    maps[1, 1:7, 1:6] = 1.0  # the object and more
-    maps[2, 7:, :] = 1.0  # elsewhere
-    maps[3] = -1.0  # nothing: none of its relevance is in the box
-    assert failure_kinds(maps, mask) == ["IA", "OA", "WA", "WA"]

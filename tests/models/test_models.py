@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -14,6 +16,8 @@ from safetensors.torch import save_file
 import headwater as hw
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
 from headwater.models import card_of
+from headwater.models import weights as weights_module
+from headwater.models.weights import weights_in_file
 
 
 @pytest.fixture
@@ -67,6 +71,63 @@ def test_cached_weights_are_used_with_their_classes_and_preprocessing(offline, m
     assert torch.equal(model.conv1.weight, state["conv1.weight"])
     assert model.card.class_name(281) == "tabby"
     assert (model.card.preprocessing.resize, model.card.preprocessing.crop) == (256, 224)
+
+
+@pytest.mark.parametrize(
+    ("weights", "version", "resize"), [(None, "V1", 256), ("v1", "V1", 256), ("V2", "V2", 232), ("DEFAULT", "V2", 232)]
+)
+def test_the_papers_weights_unless_others_are_asked_for(monkeypatch, weights, version, resize):
+    asked = []
+
+    def load(url, *_, **__):
+        asked.append(url)
+        return torchvision.models.resnet50(weights=None).state_dict()
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", load)
+    card = hw.load_model("resnet50", weights).card
+    assert asked == [torchvision.models.ResNet50_Weights[f"IMAGENET1K_{version}"].url]
+    assert card.version == card.weights == f"ResNet50_Weights.IMAGENET1K_{version}"
+    assert card.preprocessing.resize == resize
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_a_file_downloaded_elsewhere_is_a_networks_weights(tmp_path, offline, zipped):
+    network = torchvision.models.resnet18(weights=None)
+    torch.save(network.state_dict(), path := tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    model = hw.load_model("resnet18", weights=path)
+    assert torch.equal(model.fc.weight, network.fc.weight)
+    assert (model.card.name, model.card.weights, model.card.version) == ("resnet18", str(path), None)
+    assert model.card.preprocessing == hw.Preprocessing(256, 224) and model.card.class_name(281) == "tabby"
+    with pytest.raises(CheckpointError, match="does not exist"):
+        hw.load_model("resnet18", weights=tmp_path / "absent.pth")
+    with pytest.raises(CheckpointError, match="does not fit resnet50"):
+        hw.load_model("resnet50", weights=path)
+
+
+def test_a_file_of_torchvisions_is_recognised_by_its_content(tmp_path, monkeypatch):
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path := tmp_path / "renamed.pth")
+    published = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(weights_module, "_HASH", re.compile(r"-(f37072fd)\.pth$"))
+    assert weights_in_file(path, "resnet18") is None
+    monkeypatch.setattr(published.value, "url", f"https://host/resnet18-{digest}.pth")
+    monkeypatch.setattr(weights_module, "_HASH", re.compile(r"-([0-9a-f]{8})\.pth$"))
+    card = hw.load_model(path, arch="resnet18").card
+    assert (card.version, card.weights) == (str(published), f"{published} ({path})")
+
+
+def test_weights_for_models_that_have_their_own(tmp_path):
+    model = hw.load_model("tiny20", weights="none")
+    assert model.card.weights == "random" and model.card.preprocessing == hw.load_model("tiny20").card.preprocessing
+    save_file(dict(model.state_dict()), path := tmp_path / "w.safetensors")
+    again = hw.load_model("tiny20", weights=path)
+    assert torch.equal(again.fc.weight, model.fc.weight) and again.card.class_name(5) == "tabby"
+    with pytest.raises(InputError, match="tiny20 comes with its weights"):
+        hw.load_model("tiny20", weights="v2")
+    with pytest.raises(InputError, match="has weights of its own"):
+        hw.load_model(path, weights="v1", arch="tiny20")
+    with pytest.raises(InputError, match="timm has its weights in the name"):
+        hw.load_model("timm:resnet18", weights="v1")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

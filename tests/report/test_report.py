@@ -23,6 +23,19 @@ def test_overlay_has_the_images_size_and_is_colourful_where_relevance_is():
     assert spread[20:30, 40:60].mean() > 2 * spread[:15].mean()
 
 
+def test_the_authors_colours_lie_evenly_over_the_photo_and_end_by_mass():
+    """0.6 of the photo and 0.4 of jet; the range ends where smaller values hold 98 % of the relevance."""
+    ramp = np.linspace(0, 1, 100).reshape(10, 10)
+    view = shown(ramp, Style("jet", "positive", clip=98, clip_by="mass"))
+    held = np.cumsum(np.sort(ramp, axis=None))
+    assert view.norm.vmax == np.sort(ramp, axis=None)[held >= 0.98 * held[-1]][0]
+    laid = np.asarray(overlay(PHOTO, np.zeros((60, 90)), Style("jet", "positive", opacity=0.4, even=True)), dtype=float)
+    jet = 255 * np.array([0, 0, 0.5])
+    assert np.abs(laid - (0.6 * np.asarray(PHOTO) + 0.4 * jet)).max() <= 1
+    with pytest.raises(InputError, match="clip_by must be pixels or mass"):
+        Style(clip_by="area")
+
+
 def test_unseen_parts_are_pale():
     heatmap = MAP.copy()
     heatmap[:, :10] = np.nan
@@ -72,6 +85,8 @@ def test_a_contact_sheet_has_room_for_every_image():
     sheet = Image.open(io.BytesIO(contact_sheet(images, [str(k) for k in range(7)], columns=3)))
     row = Image.open(io.BytesIO(contact_sheet(images[:3], ["a", "b", "c"], columns=3)))
     assert sheet.width == row.width and sheet.height > 2.5 * row.height
+    captioned = Image.open(io.BytesIO(contact_sheet(images[:3], ["a", "b", "c"], columns=3, caption="long " * 60)))
+    assert captioned.width == row.width and captioned.height > row.height + 20
     with pytest.raises(InputError, match="7 and 1"):
         contact_sheet(images, ["a"])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+import warnings
 from dataclasses import replace
 
 import lightning
@@ -87,18 +89,93 @@ def test_an_incomplete_cub_says_what_is_missing(cub, tmp_path):
         train_classifier(cub, tmp_path / "run", RECIPES["otsuki2024"])
 
 
-def test_recipes_are_table_a():
-    otsuki, doublet = RECIPES["otsuki2024"], RECIPES["doublet2024"]
-    assert (otsuki.lr, otsuki.momentum, otsuki.weight_decay, otsuki.decay_every) == (1e-3, 0.9, 1e-4, 30)
-    assert (otsuki.epochs, otsuki.batch_size, otsuki.size, otsuki.patience, otsuki.start) == (
-        300,
-        32,
-        224,
-        6,
-        "DEFAULT",
-    )
+def test_recipes_are_table_a(shared):
+    """What Otsuki et al. print in Table A and say in Sec. A, row by row."""
+    text = (shared / "papers" / "otsuki2024-lrp-for-resnet.txt").read_text()
+    table = dict(line.split("\t") for line in text.split("**Table A:**")[1].splitlines() if line.count("\t") == 1)
+    printed = {name: re.sub(r"[$ ]", "", value) for name, value in table.items()}
+    recipe = RECIPES["otsuki2024"]
+    assert printed["Optimizer"] == f"SGDw/momentum{recipe.momentum}"
+    assert printed["Learning rate"] == "1.0\\times10^{-3}" and recipe.lr == 1e-3
+    assert printed["Weight decay"] == "1.0\\times10^{-4}" and recipe.weight_decay == 1e-4
+    sizes = (recipe.epochs, recipe.batch_size, recipe.size)
+    assert tuple(int(printed[row]) for row in ("#Epoch", "Batch size", "Image size")) == sizes
+    assert "decreases by a factor of 10 every 30 epochs" in text and recipe.decay_every == 30
+    assert "did not improve for six consecutive epochs" in text and recipe.patience == 6
+    assert "resized to a uniform dimension" in text and recipe.preprocessing == hw.Preprocessing(224, 224, stretch=True)
+    assert recipe.rotation == recipe.brightness == 0
+    doublet = RECIPES["doublet2024"]
     assert (doublet.lr, doublet.batch_size, doublet.patience, doublet.decay_every) == (1e-3, 32, 6, None)
-    assert doublet.rotation > 0 and doublet.brightness > 0 and otsuki.rotation == otsuki.brightness == 0
+    assert doublet.rotation > 0 and doublet.brightness > 0
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipes_start_from_the_weights_that_the_authors_code_loads(name, monkeypatch):
+    """Their code calls ``resnet50(pretrained=True)``; torchvision says which file that is."""
+    asked = []
+
+    def load(url, *_, **__):
+        asked.append(url)
+        return torchvision.models.resnet50().state_dict()
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", load)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torchvision.models.resnet50(pretrained=True)
+    _, source = start_network(RECIPES[name], 200)
+    assert asked[0] == asked[1] and asked[0].endswith("/resnet50-0676ba61.pth")
+    assert source == "ResNet50_Weights.IMAGENET1K_V1"
+
+
+def test_the_published_recipe_is_the_authors_code(data):
+    recipe = RECIPES["otsuki2024-published"]
+    assert recipe == replace(RECIPES["otsuki2024"], name=recipe.name, pipeline="crop", decay_every=None)
+    assert recipe.preprocessing == hw.Preprocessing(256, 224)
+    steps = TrainingImages(load_labelled(data, "train").images, recipe, recipe.preprocessing).transform.transforms
+    names = [type(step).__name__ for step in steps]
+    assert names == ["ToImage", "Resize", "RandomResizedCrop", "RandomHorizontalFlip", "ToDtype", "Normalize"]
+    assert steps[1].size == [256] and steps[2].size == (224, 224)
+    assert (tuple(steps[2].scale), tuple(steps[2].ratio)) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    with pytest.raises(InputError, match="pipeline must be one of crop, stretch, got 'pad'"):
+        replace(recipe, pipeline="pad")
+
+
+def test_every_image_is_trained_on_in_full_precision(data, tmp_path, monkeypatch):
+    """Neither mixed precision nor dropped images: 20 images in batches of 8 are 8, 8 and 4."""
+    sizes, precision, build = [], [], lightning.Trainer
+
+    def recording(**options):
+        precision.append(options["precision"])
+        return build(**options)
+
+    monkeypatch.setattr(lightning, "Trainer", recording)
+    monkeypatch.setattr(
+        ClassifierTraining,
+        "on_train_batch_start",
+        lambda self, batch, index: sizes.append((len(batch[0]), batch[0].dtype)),
+    )
+    run = train_classifier(data, tmp_path / "run", replace(TINY, batch_size=8, epochs=1, pipeline="crop")).folder
+    assert sizes == [(8, torch.float32), (8, torch.float32), (4, torch.float32)] and precision == ["32-true"]
+    card = hw.load_model(run).card
+    assert card.preprocessing == hw.Preprocessing(36, 32)
+    assert card.weights == f"{run / 'model.safetensors'}, trained from random" and card.version is None
+    with pytest.raises(InputError, match="20 training images in batches of 19 leave a batch of one image"):
+        train_classifier(data, tmp_path / "other", replace(TINY, batch_size=19))
+
+
+def test_a_run_says_which_weights_it_began_with(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    card = json.loads((run / "card.json").read_text())
+    assert card["start"] == "random"
+    (folder / "card.json").write_text(json.dumps({**card, "start": "ResNet50_Weights.IMAGENET1K_V1"}))
+    assert hw.load_model(folder).card.version == "ResNet50_Weights.IMAGENET1K_V1"
+    (folder / "card.json").write_text(json.dumps({**card, "start": 1}))
+    with pytest.raises(CheckpointError, match="start must be text or null"):
+        hw.load_model(folder)
+    with pytest.raises(InputError, match="has weights of its own; weights='v1' goes with the name of a network"):
+        hw.load_model(run, weights="v1")
 
 
 def test_images_are_augmented_by_epoch_and_index_alone(data):
@@ -190,7 +267,8 @@ def test_start_weights_from_a_file_but_for_the_last_layer(tmp_path):
     torch.manual_seed(3)
     trained = torchvision.models.resnet18(num_classes=10)
     torch.save(trained.state_dict(), tmp_path / "start.pth")
-    network = start_network(replace(TINY, start=str(tmp_path / "start.pth")), 4)
+    network, source = start_network(replace(TINY, start=str(tmp_path / "start.pth")), 4)
+    assert source == str(tmp_path / "start.pth")
     assert torch.equal(network.layer4[1].conv2.weight, trained.layer4[1].conv2.weight)
     assert network.fc.weight.shape == (4, 512)
     with pytest.raises(CheckpointError, match="does not fit resnet50"):

@@ -1,0 +1,377 @@
+"""The research behind the method ``headwater``: which rules, which scales, measured for what a map is asked.
+
+    python -m benchmarks.better_map --data ../shared/data
+
+Every candidate is a composite (which rule at the classifier, which in the last blocks) and a way to take scales
+together. ``choose`` measures all of them on training images of tiny20 and on one half of the photographs; ``report``
+measures ``headwater``, ``otsuki2024`` and the baselines on the other half. --data holds ``tiny20`` and
+``imagenet-sample``; EfficientNet-Lite0 takes part where its package is installed, see
+benchmarks/efficientnet_lite0.py. The page is docs/results/better-map.md; the rows that it is made of are kept in --out,
+and a row that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import headwater as hw
+from headwater.composites import Classifier, LastBlocks
+from headwater.data.labelled import LabelledImage, load_labelled
+from headwater.engine.scales import enlarge, mean_of_scales
+from headwater.files import write_text
+from headwater.methods import load_method
+from headwater.methods.rise import Rise
+from headwater.metrics import randomisation, rank_correlation, relevance_mass
+from headwater.metrics.statistics import paired_p_values, summarise
+from headwater.report.tabular import Cell, Table
+from headwater.rules import AlphaBeta, Epsilon, Rule
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results" / "better-map.md"
+Maps = Callable[[Tensor, Tensor], Tensor]
+"""From images and classes to maps ``(N, H, W)``."""
+
+
+def composites() -> dict[str, hw.Composite]:
+    """The candidates for the rules, by what is said about them."""
+    base = hw.load_composite("otsuki2024")
+
+    def signed(rule: Rule, part: float = 0.0) -> hw.Composite:
+        last = ((LastBlocks(part), AlphaBeta()),) if part else ()
+        return base.prepend((Classifier(), rule), *last, name="candidate", strict=False)
+
+    return {
+        "z+": base,
+        "epsilon; alpha-beta in the last quarter": signed(Epsilon(), 0.25),
+        "alpha-beta, centred; alpha-beta in the last quarter": signed(AlphaBeta(centred=True), 0.25),
+        "epsilon": signed(Epsilon()),
+        "alpha-beta": signed(AlphaBeta()),
+        "epsilon, centred": signed(Epsilon(centred=True)),
+        "alpha-beta, centred": signed(AlphaBeta(centred=True)),
+        "alpha-beta, centred; alpha-beta in the last half": signed(AlphaBeta(centred=True), 0.5),
+    }
+
+
+def every_cut(e: hw.Explanation) -> Tensor:
+    """The trial's mean: every cut and the image count the same."""
+    return torch.stack(list(e.scales.values())).mean(0)
+
+
+def resolutions(e: hw.Explanation, part: float = 1.0) -> Tensor:
+    """Every resolution counts the same; with ``part`` below 1 only the coarsest of them."""
+    sizes = list(dict.fromkeys(maps.shape[1:] for maps in e.coarse.values()))
+    kept = set(sizes[: max(1, round(part * len(sizes)))])
+    mean = mean_of_scales({n: maps for n, maps in e.coarse.items() if maps.shape[1:] in kept}, _size(e))
+    assert mean is not None
+    return mean.to(e.heatmap.dtype)
+
+
+def resolutions_and_image(e: hw.Explanation) -> Tensor:
+    """Every resolution and the image count the same; the image's map is coarsened once, against the grid."""
+    mean = mean_of_scales({**e.coarse, "image": _coarsened(e.scales["image"])}, _size(e))
+    assert mean is not None
+    return mean
+
+
+def last_cut(e: hw.Explanation) -> Tensor:
+    return enlarge(next(iter(e.coarse.values())), _size(e)).to(e.heatmap.dtype)
+
+
+def _coarsened(maps: Tensor) -> Tensor:
+    return torch.nn.functional.avg_pool2d(maps[:, None], 2, ceil_mode=True, divisor_override=1)[:, 0].double()
+
+
+def _size(e: hw.Explanation) -> tuple[int, int]:
+    assert e.relevance is not None
+    return e.relevance.shape[2], e.relevance.shape[3]
+
+
+SCALES: dict[str, Callable[[hw.Explanation], Tensor]] = {
+    "image": lambda e: e.scales["image"],
+    "every cut and the image": every_cut,
+    "every resolution": resolutions,
+    "every resolution and the image, coarsened": resolutions_and_image,
+    "coarser half of the resolutions": partial(resolutions, part=0.5),
+    "last cut": last_cut,
+}
+
+
+# -- what a map is asked ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with images, their labels, and mosaics of four images of different classes, ``(M, 3, 2H, 2W)``."""
+
+    name: str
+    model: nn.Module
+    x: Tensor
+    labels: Tensor
+    mosaics: Tensor
+    mosaic_labels: Tensor
+    points: int
+
+    @classmethod
+    def of(cls, name: str, model: nn.Module, images: tuple[LabelledImage, ...], mosaics: int, points: int) -> Subject:
+        x = torch.stack([model.card.preprocessing(image.open()) for image in images])
+        labels = torch.tensor([image.label for image in images])
+        groups = _of_different_classes(labels, mosaics)
+        tiles = x[groups]
+        rows = [torch.cat([tiles[:, k], tiles[:, k + 1]], 3) for k in (0, 2)]
+        return cls(name, model, x, labels, torch.cat(rows, 2), labels[groups], points)
+
+    def step(self) -> int:
+        return -(-self.x.shape[2] * self.x.shape[3] // self.points)
+
+    def classes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The first and the second class of each image, and one half of all classes away from the first."""
+        with torch.no_grad():
+            logits = self.model(self.x)
+        first, second = logits.topk(2, 1).indices.unbind(1)
+        return first, second, (first + logits.shape[1] // 2) % logits.shape[1]
+
+
+def _of_different_classes(labels: Tensor, count: int) -> Tensor:
+    """Places of the images of each mosaic, ``(count, 4)``: windows over the images, classes that differ."""
+    found, begin = [], 0
+    while len(found) < count and begin < len(labels):
+        group: list[int] = []
+        for k in range(begin, begin + len(labels)):
+            place = k % len(labels)
+            if labels[place] not in labels[group]:
+                group.append(place)
+            if len(group) == 4:
+                break
+        found.append(group)
+        begin += 4
+    return torch.tensor(found)
+
+
+def id_of(subject: Subject, maps: Tensor, protocol: str = "budget") -> list[float]:
+    p = subject.model.card.preprocessing
+    measured = hw.insertion_deletion(
+        subject.model, subject.x, maps, subject.labels, protocol, subject.step(), mean=p.mean, std=p.std
+    )
+    return measured.id.tolist()
+
+
+def in_quarter(maps: Tensor, quarter: int) -> Tensor:
+    """Part of the positive relevance of mosaics that lies in one quarter."""
+    mask = torch.zeros_like(maps)
+    rows, columns = maps.shape[1] // 2, maps.shape[2] // 2
+    row, column = divmod(quarter, 2)
+    mask[:, row * rows : (row + 1) * rows, column * columns : (column + 1) * columns] = 1
+    return relevance_mass(maps, mask)
+
+
+def correlation(first: Tensor, second: Tensor) -> float:
+    return float(rank_correlation(first.flatten(1), second.flatten(1)).mean())
+
+
+def _batches(x: Tensor, classes: Tensor, size: int = 8) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(x.split(size), classes.split(size), strict=True)
+
+
+# -- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def measure_composite(subject: Subject, composite: hw.Composite) -> dict[str, dict[str, float | list[float]]]:
+    """Every way to take scales together, for one composite: ID, class correlations, mosaics."""
+    lrp = hw.LRP(subject.model, composite)
+
+    def maps(x: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        parts = [{n: take(lrp(a, c, start="one")) for n, take in SCALES.items()} for a, c in _batches(x, classes)]
+        return {name: torch.cat([part[name] for part in parts]) for name in SCALES}
+
+    first, second, unrelated = (maps(subject.x, classes) for classes in subject.classes())
+    quarters = [maps(subject.mosaics, subject.mosaic_labels[:, k]) for k in range(4)]
+    return {
+        name: {
+            "id": id_of(subject, first[name]),
+            "second": correlation(first[name], second[name]),
+            "unrelated": correlation(first[name], unrelated[name]),
+            "mosaic": float(torch.stack([in_quarter(q[name], k) for k, q in enumerate(quarters)]).mean()),
+        }
+        for name in SCALES
+    }
+
+
+def choose(subject: Subject, kept: Rows) -> str:
+    """All candidates as a table."""
+    rows: list[tuple[Cell, ...]] = []
+    for name, composite in composites().items():
+        key = f"choose/{subject.name}/{name}"
+        measured = kept.get(key, partial(measure_composite, subject, composite))
+        for scales, row in measured.items():
+            s = summarise(row["id"])
+            cells = (f"{row['second']:.2f}", f"{row['unrelated']:.2f}", f"{row['mosaic']:.2f}")
+            rows.append((name, scales, f"{s.mean:.3f} ± {s.high - s.mean:.3f}", *cells))
+    return Table(
+        ("rules", "scales", "ID, `budget`", "first/second", "first/unrelated", "in the target's quarter"),
+        rows,
+        align="llrrrr",
+    ).markdown()
+
+
+# -- reporting --------------------------------------------------------------------------------------------------------
+
+
+def methods(subject: Subject, masks: int) -> dict[str, Callable[[nn.Module], Callable[..., hw.Explanation]]]:
+    """What is reported, each made for a network."""
+    names = ("headwater", "headwater+hq", "otsuki2024", "otsuki2024+hq", "gradcam", "gradcam+hq", "scorecam")
+    made: dict[str, Callable[[nn.Module], Callable[..., hw.Explanation]]] = {n: partial(load_method, n) for n in names}
+    return {
+        **made,
+        f"rise, {masks} masks": lambda model: Rise(model, masks=masks),
+        "random": partial(load_method, "random"),
+    }
+
+
+SLOW = ("scorecam", "rise")
+
+
+def measure_method(
+    subject: Subject, make: Callable[[nn.Module], Callable[..., hw.Explanation]], slow: bool, quantized: bool
+) -> dict[str, float | list[float]]:
+    """ID under both protocols, and for methods that are fast enough sensitivity to class and weights."""
+    method = make(subject.model)
+    first, second, unrelated = subject.classes()
+
+    def maps(x: Tensor, classes: Tensor) -> Tensor:
+        return torch.cat([method(a, c).heatmap for a, c in _batches(x, classes)])
+
+    method(subject.x[:1], int(first[0]))  # traces, and whatever a library imports
+    began = time.perf_counter()
+    heatmaps = maps(subject.x, first)
+    row: dict[str, float | list[float]] = {"seconds": (time.perf_counter() - began) / len(subject.x)}
+    row |= {"id": id_of(subject, heatmaps), "published": id_of(subject, heatmaps, "published")}
+    if slow or quantized:
+        return row
+    row |= {
+        "second": correlation(heatmaps, maps(subject.x, second)),
+        "unrelated": correlation(heatmaps, maps(subject.x, unrelated)),
+        "mosaic": float(
+            torch.stack([in_quarter(maps(subject.mosaics, subject.mosaic_labels[:, k]), k) for k in range(4)]).mean()
+        ),
+    }
+    few = slice(0, 4)
+    result = randomisation(subject.model, make, subject.x[few], first[few], comparisons=4)
+    row["random"] = result.correlation.mean(0).tolist()
+    return row
+
+
+def report(subject: Subject, kept: Rows, masks: int) -> str:
+    """``headwater`` and what it is compared with as a table."""
+    measured: dict[str, dict[str, float | list[float]]] = {}
+    for name, make in methods(subject, masks).items():
+        slow, quantized = name.startswith(SLOW), name.endswith("+hq")
+        measured[name] = kept.get(
+            f"report/{subject.name}/{name}", partial(measure_method, subject, make, slow, quantized)
+        )
+    plain = {n: row["id"] for n, row in measured.items() if not n.endswith("+hq")}
+    p_values = paired_p_values(plain, "headwater")
+    fastest = measured["otsuki2024"]["seconds"]
+    rows = []
+    for name, row in measured.items():
+        ids = [summarise(row[protocol]) for protocol in ("id", "published")]
+        p = f"{p_values[name]:.1e}" if name in p_values else None
+        numbers = [f"{row[m]:.2f}" if m in row else None for m in ("second", "unrelated", "mosaic")]
+        steps = " ".join(f"{c:.2f}" for c in row["random"]) if "random" in row else None
+        spread = [f"{s.mean:.3f} ± {s.high - s.mean:.3f}" for s in ids]
+        rows.append((f"`{name}`", spread[0], p, spread[1], *numbers, steps, f"{row['seconds'] / fastest:.2f}"))
+    columns = ("method", "ID, `budget`", "p", "ID, `published`", "first/second", "first/unrelated")
+    return Table((*columns, "in the target's quarter", "random weights", "time"), rows).markdown()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Measured rows in a file, so that what is there is not measured again."""
+
+    path: Path
+
+    def get(self, key: str, measure: Callable[[], Mapping[str, object]]) -> dict:  # type: ignore[type-arg]
+        known = json.loads(self.path.read_text()) if self.path.exists() else {}
+        if key not in known:
+            began = time.monotonic()
+            known = {**known, key: measure()}
+            write_text(self.path, json.dumps(known, indent=1))
+            print(f"{key}: {time.monotonic() - began:.0f} s", flush=True)
+        return known[key]
+
+
+def subjects(data: Path, half: str, counts: argparse.Namespace) -> Iterator[Subject]:
+    """The networks, with the images of one half: those to choose on, or those to report on."""
+    tiny = hw.load_model("tiny20")
+    split = {"choose": "train", "report": "val"}[half]
+    images = load_labelled(data / "tiny20", split).sample(counts.images, seed=13)
+    yield Subject.of("tiny20", tiny, images, counts.mosaics, counts.points)
+    try:
+        from benchmarks.efficientnet_lite0 import network
+
+        model = network()
+    except ImportError:
+        print("EfficientNet-Lite0 with ImageNet weights is not installed, and left out")
+        return
+    photos = load_labelled(data / "imagenet-sample").sample(2 * counts.photos, seed=13)
+    chosen = photos[: counts.photos] if half == "choose" else photos[counts.photos :]
+    yield Subject.of("EfficientNet-Lite0", model, chosen, min(counts.mosaics, counts.photos // 4), counts.points)
+
+
+def page(tables: Mapping[tuple[str, str], tuple[str, Subject]]) -> str:
+    """docs/results/better-map.md."""
+    text = (
+        (ROOT / "docs" / "results" / "better-map.md").read_text()
+        if (ROOT / "docs" / "results" / "better-map.md").exists()
+        else ""
+    )
+    head = text.split(MARK)[0].rstrip() if MARK in text else "# Results: the better map"
+    parts = [head, MARK]
+    for half, group in groupby(tables.items(), key=lambda item: item[0][0]):
+        parts.append(f"## {HEADINGS[half]}")
+        for (_, name), (table, subject) in group:
+            counts = f"{len(subject.x)} images, {len(subject.mosaics)} mosaics, {subject.points} steps a curve"
+            parts.append(f"{name}: {counts}.\n\n{table}")
+    return "\n\n".join(parts) + "\n"
+
+
+MARK = "<!-- below: written by python -m benchmarks.better_map -->"
+HEADINGS = {
+    "choose": "Choosing: every candidate, on images that the report does not use",
+    "report": "Reporting: the chosen one, once, on the other half",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("what", nargs="?", choices=("choose", "report", "all"), default="all")
+    parser.add_argument("--data", type=Path, required=True, help="holds tiny20 and imagenet-sample")
+    parser.add_argument("--images", type=int, default=40, help="of tiny20, for each half")
+    parser.add_argument("--photos", type=int, default=20, help="for each half")
+    parser.add_argument("--mosaics", type=int, default=10)
+    parser.add_argument("--points", type=int, default=20, help="steps of a curve")
+    parser.add_argument("--masks", type=int, default=1000, help="of RISE")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "better-map", help="keeps measured rows")
+    arguments = parser.parse_args()
+    kept = Rows(arguments.out / "rows.json")
+    tables: dict[tuple[str, str], tuple[str, Subject]] = {}
+    for half in ("choose", "report") if arguments.what == "all" else (arguments.what,):
+        for subject in subjects(arguments.data, half, arguments):
+            table = choose(subject, kept) if half == "choose" else report(subject, kept, arguments.masks)
+            tables[half, subject.name] = (table, subject)
+            print(f"{subject.name}\n{table}", flush=True)
+    if arguments.what == "all":
+        print(write_text(PAGE, page(tables)))
+
+
+if __name__ == "__main__":
+    main()

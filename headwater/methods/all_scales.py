@@ -1,0 +1,69 @@
+"""The map of all scales: the mean of relevance at the image and at every cut."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwater.engine.composites import Composite
+from headwater.engine.explanation import Explanation
+from headwater.engine.lrp import LRP
+from headwater.engine.scales import mean_of_scales
+from headwater.engine.seed import Region, Start, Target
+from headwater.methods.method import Checkpoints, Progress
+
+
+class AllScales:
+    r"""LRP whose map is the mean over the resolutions of the cuts, in one sweep.
+
+    All relevance passes a cut. So each cut's map sums to the seed, and so does any mean of them:
+
+    .. math:: M = \frac{1}{|S|} \sum_{s \in S} \frac{1}{|C_s|} \sum_{c \in C_s} E(R^{(c)})
+
+    with the resolutions S between image and output, the cuts :math:`C_s` of each, and the enlargement E, which keeps
+    every cell's sum (:func:`~headwater.engine.scales.enlarge`). The image's own map, which has the grid of strided
+    convolutions, is no part of it, unless the network has no cuts; a warning says so then.
+
+    Args:
+        model: as for :class:`~headwater.LRP`.
+        composite: likewise.
+        output: likewise.
+
+    >>> import torch, headwater as hw
+    >>> e = AllScales(hw.load_model("tiny20"))(torch.rand(2, 3, 64, 64))
+    >>> torch.allclose(e.heatmap.sum((1, 2)), e.conservation.seed.float())
+    True
+    """
+
+    def __init__(self, model: nn.Module, composite: str | Composite = "headwater", output: str | int | None = None):
+        self.lrp = LRP(model, composite, output)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "n c h w"],
+        target: Target = None,
+        start: Start = "probability",
+        checkpoints: Checkpoints = (),
+        region: Region = None,
+        progress: Progress | None = None,
+        *,
+        against: Target = None,
+    ) -> Explanation:
+        """Explain images; arguments, errors and warnings are those of :meth:`headwater.LRP.__call__`.
+
+        Returns:
+            An :class:`Explanation` whose ``heatmap`` is the mean; ``relevance`` is that of the image alone.
+        """
+        e = self.lrp(x, target, start, checkpoints, region, progress, against=against)
+        mean = mean_of_scales(e.coarse, (x.shape[2], x.shape[3]))
+        if mean is None:
+            warnings.warn(
+                "this network has no cut with rows and columns between image and output, so the map is the image's "
+                "relevance alone, without coarser scales",
+                stacklevel=2,
+            )
+            return e
+        return replace(e, heatmap=mean.to(e.heatmap.dtype))
