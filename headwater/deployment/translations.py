@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import ir
-from onnxscript import opset18 as op
+from onnxscript import ir, opset18
 from torch import Tensor
-from torch.nn import functional
 
 aten = torch.ops.aten
+op: Any = opset18  # whose types have no values of the graph
+functional: Any = torch.nn.functional  # whose types have no lists of sizes
 
 Sizes = Sequence[int]
 
