@@ -3,8 +3,8 @@
     python -m benchmarks.architectures            # writes docs/architectures.md
     python -m benchmarks.architectures --gallery  # writes docs/images/architectures.png
 
-Every network is explained by ``otsuki2024``; those of ``ARCHITECTURES`` also by each rule of ``SIGNED`` on all of their
-linear operations.
+Every network is explained by ``otsuki2024`` and by ``headwater``; those of ``ARCHITECTURES`` also by each rule of
+``SIGNED`` on all of their linear operations.
 
 Weights are random and normalisation statistics are those of a batch of noise, so that activations have the sizes that
 they have in practice. What cannot be explained is a row that says why.
@@ -200,7 +200,8 @@ def everywhere(rule: Rule) -> hw.Composite:
 class Row:
     """What one architecture gave, the worst of both sizes; or why it could not be explained.
 
-    ``signed`` has the worst error, at the image or a cut, for each of ``SIGNED`` at the first size.
+    ``by_headwater`` has the worst error of the composite ``headwater``, at the image or a cut, and ``signed`` that for
+    each of ``SIGNED``, both at the first size.
     """
 
     architecture: Architecture
@@ -210,8 +211,14 @@ class Row:
     cuts: int = 0
     at_input: float = float("nan")
     at_cuts: float = float("nan")
+    by_headwater: float = float("nan")
     signed: Mapping[str, float] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def worst(self) -> float:
+        """Of the image and all cuts, by ``otsuki2024``."""
+        return max(self.at_input, self.at_cuts)
 
 
 def explain(lrp: hw.LRP, x: Tensor, start: Start = "probability") -> tuple[hw.Explanation, float, float]:
@@ -225,7 +232,7 @@ def explain(lrp: hw.LRP, x: Tensor, start: Start = "probability") -> tuple[hw.Ex
 
 def measure(architecture: Architecture, batch: int = 4) -> Row:
     """Explain ``batch`` images of noise at each size and compare relevance with the seed at every cut."""
-    at_input, at_cuts, signed = [], [], {}
+    at_input, at_cuts, signed, by_headwater = [], [], {}, float("nan")
     start: Start = "logit" if architecture.name.endswith("regression") else "probability"
     row = Row(architecture)
     for size in dict.fromkeys(architecture.sizes or [own_size(architecture)]):
@@ -236,6 +243,9 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
             e, image, cut = explain(lrp, x, start)
         except hw.HeadwaterError as error:
             return Row(architecture, problem=re.split(r"[;.] ", str(error))[0])
+        if not at_input:
+            _, *errors = explain(hw.LRP(model, "headwater", architecture.output), x, start)
+            by_headwater = max(errors)
         if architecture in ARCHITECTURES and not signed:
             for name, rule in SIGNED.items():
                 _, *errors = explain(hw.LRP(model, everywhere(rule), architecture.output), x, start)
@@ -253,6 +263,7 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
             len(e.conservation.checkpoints),
             max(at_input),
             max(at_cuts),
+            by_headwater,
             signed,
         )
     return row
@@ -260,30 +271,45 @@ def measure(architecture: Architecture, batch: int = 4) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    columns = ("operations", "kinds", "joins", "cuts", "error at the image", "worst error at a cut", *SIGNED)
+    columns = (
+        "operations",
+        "kinds",
+        "joins",
+        "cuts",
+        "error at the image",
+        "worst error at a cut",
+        "`headwater`",
+        *SIGNED,
+    )
     cells = []
     for row in rows:
         if row.problem:
             numbers: list[Cell] = [f"not explained: {row.problem}", *[None] * (len(columns) - 1)]
         else:
-            errors = (row.at_input, row.at_cuts, *(row.signed[rule] for rule in SIGNED))
+            errors = (row.at_input, row.at_cuts, row.by_headwater, *(row.signed[rule] for rule in SIGNED))
             numbers = [row.operations, row.kinds, row.joins, row.cuts, *(f"{error:.1e}" for error in errors)]
         cells.append([row.architecture.family, f"`{row.architecture.name}`", *numbers])
     return Table(("family", "network", *columns), cells, align="ll" + "r" * len(columns)).markdown()
 
 
-def short_table(rows: Sequence[Row], columns: int = 3) -> str:
+def short_table(rows: Sequence[Row], columns: int = 2) -> str:
     """The worst error of each, several networks per line, as Markdown; what could not be explained below it."""
     explained = [row for row in rows if not row.problem]
-    cells = [[f"`{row.architecture.name}`", f"{max(row.at_input, row.at_cuts):.1e}"] for row in explained]
-    cells += [["", ""]] * (-len(cells) % columns)
+    cells = [[f"`{row.architecture.name}`", *(f"{e:.1e}" for e in (row.worst, row.by_headwater))] for row in explained]
+    cells += [["", "", ""]] * (-len(cells) % columns)
     lines = [list(chain(*cells[start : start + columns])) for start in range(0, len(cells), columns)]
     problems = [f"\n`{row.architecture.name}` is not explained: {row.problem}." for row in rows if row.problem]
-    return "\n".join([Table(("network", "worst error") * columns, lines, align="lr" * columns).markdown(), *problems])
+    return "\n".join(
+        [Table(("network", "worst error", "`headwater`") * columns, lines, align="lrr" * columns).markdown(), *problems]
+    )
 
 
 def conserved(rows: Sequence[Row]) -> int:
-    return sum(not row.problem and row.at_cuts <= LIMIT for row in rows)
+    return sum(not row.problem and row.worst <= LIMIT for row in rows)
+
+
+def conserved_by_headwater(rows: Sequence[Row]) -> int:
+    return sum(not row.problem and row.by_headwater <= LIMIT for row in rows)
 
 
 def signed_text(rows: Sequence[Row]) -> str:
@@ -303,6 +329,8 @@ every cut: every value that all paths from the image to the output cross, found 
 97 x 121; 128 x 128 where patches must fit; 128 x 160 where the network takes no odd sizes; 224 x 224 for MaxViT), the
 worst of all. torch {torch.__version__.split("+")[0]}. Written by `python -m benchmarks.architectures`.
 
+The composite `headwater` does so on {conserved_by_headwater(rows)} of {len(rows)}, at the first size.
+
 The last three columns have the worst error at the image or a cut with a signed rule on every linear operation and
 average, the first convolution included, at the first of the two sizes: `Gamma(0.25)`, `AlphaBeta(2, 1)`, `Epsilon()`.
 They conserve to {LIMIT:g} on {signed_text(rows)}. What a unit does whose contributions cancel is told in
@@ -311,7 +339,8 @@ They conserve to {LIMIT:g} on {signed_text(rows)}. What a unit does whose contri
 {table(rows)}
 
 Further, a network of every other module of timm (the smallest, up to 448 x 448 pixels and 100 million parameters), and
-some ResNets with attention, each at the size that timm has for it: {conserved(others)} of {len(others)}.
+some ResNets with attention, each at the size that timm has for it: {conserved(others)} of {len(others)}, and with
+`headwater` {conserved_by_headwater(others)}.
 
 {short_table(others)}
 

@@ -329,13 +329,7 @@ def subjects(data: Path, half: str, counts: argparse.Namespace) -> Iterator[Subj
 
 def page(tables: Mapping[tuple[str, str], tuple[str, Subject]]) -> str:
     """docs/results/better-map.md."""
-    text = (
-        (ROOT / "docs" / "results" / "better-map.md").read_text()
-        if (ROOT / "docs" / "results" / "better-map.md").exists()
-        else ""
-    )
-    head = text.split(MARK)[0].rstrip() if MARK in text else "# Results: the better map"
-    parts = [head, MARK]
+    parts = [HEAD]
     for half, group in groupby(tables.items(), key=lambda item: item[0][0]):
         parts.append(f"## {HEADINGS[half]}")
         for (_, name), (table, subject) in group:
@@ -344,7 +338,33 @@ def page(tables: Mapping[tuple[str, str], tuple[str, Subject]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-MARK = "<!-- below: written by python -m benchmarks.better_map -->"
+HEAD = """# Results: the better map
+
+The method [`headwater`](../methods.md) begins with two ideas, both exact: the rules at the top of the network count
+contributions of both signs, and the map is a mean over the scales of all cuts. Here is every candidate that was
+measured, also the losing ones.
+
+Rules are those at the classifier; what follows a semicolon is the rule of that part of the joins. `centred` takes the
+mean over the classes from the classifier's weights first. Scales: the `image` alone; `every cut and the image`, each
+once; `every resolution` of the cuts, each once; the same with the image's map, summed over 2 x 2 pixels; the coarser
+half of the resolutions; the `last cut` alone, which is the last feature map.
+
+- **ID** is insertion minus deletion under `budget` or `published`, mean and half of the 95 % interval.
+- **first/second**, **first/unrelated**: rank correlation of the map of the predicted class with that of the second
+  class, and with that of the class half of all classes away in the list. Lower is more about the class.
+- **in the target's quarter**: on mosaics of 2 x 2 images of different classes, the part of the *positive* relevance
+  that lies in the quarter of the explained class; negative relevance is left out. A map that is blind to the class
+  has 0.25.
+- **random weights**: rank correlation of absolute values with a quarter, half, three quarters and all layers random,
+  from the top.
+- **p**: of a paired t-test of ID under `budget` against `headwater`, corrected by Holm's procedure. **time**: as a
+  multiple of `otsuki2024`'s.
+
+```
+python -m benchmarks.better_map --data ../shared/data
+```
+
+measures what is not in `runs/better-map` yet, and writes this page."""
 HEADINGS = {
     "choose": "Choosing: every candidate, on images that the report does not use",
     "report": "Reporting: the chosen one, once, on the other half",

@@ -30,9 +30,13 @@ from headwater.report.tabular import Table
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-def peak() -> float:
-    """The most MiB that this process has had in memory."""
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
+def memory_of(run: Callable[[], object]) -> float:
+    """The most MiB that a run takes beyond what the process has before it."""
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of tracing, is forgotten
+    before = re.findall(r"VmRSS:\s+(\d+) kB", status.read_text())[0]
+    run()
+    return (int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0]) - int(before)) / 1024
 
 
 def median(run: Callable[[], object], rounds: int) -> float:
@@ -53,9 +57,8 @@ def measure(arch: str, precision: str, batch: int, rounds: int) -> dict[str, flo
     x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(dtype)
     lrp = hw.LRP(model)
     lrp.plan(x)
-    before = peak()
+    memory = memory_of(lambda: lrp(x))
     e = lrp(x, checkpoints="cuts")
-    memory = peak() - before
     assert e.conservation is not None
     errors = [e.conservation.error, *e.conservation.checkpoint_errors.values()]
     image = x.contiguous(memory_format=torch.channels_last)  # as the explanation runs it

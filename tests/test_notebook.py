@@ -30,7 +30,8 @@ def test_an_image_shows_its_figure_classes_and_account():
     assert "tabby.jpg, its relevance map by otsuki2024 for lion" in page.find("img").get("alt")
     classes, account = page.findall("table")
     rows = ["|".join(cell.text or "" for cell in row) for row in classes.iter("tr")]
-    assert rows[1].startswith("tabby|81.2%|") and rows[-1].startswith("lion|") and rows[-1].endswith("|explained")
+    assert rows[1] == "tabby|81.2%|"
+    assert [row.split("|")[0] for row in rows if row.endswith("|explained")] == ["lion"]
     seed, total, error = (float(cell.text) for cell in account.find("tbody").iter() if cell.tag in ("th", "td"))
     assert seed == pytest.approx(total, rel=1e-3) and seed == pytest.approx(e.probability.item(), rel=1e-3)
     assert error < 1e-5
@@ -63,7 +64,8 @@ def test_the_tutorial_runs(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "the documentation's build makes the outputs"
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "docs")}}).execute()
+    where = {"metadata": {"path": str(ROOT / "docs")}}
+    NotebookClient(notebook, timeout=600, startup_timeout=300, resources=where).execute()  # on a busy machine, too
     shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum({"text/html", "image/png"} <= set(data) for data in shown) == 3
     assert sum("image/png" in data for data in shown) == 4

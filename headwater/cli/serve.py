@@ -42,5 +42,5 @@ def serve(
     check_access(host, public, password)
     place = check_device(device)
     named: list[str | None] = [*model] if model else [None, "tiny20"]
-    models = [load_network(name, "DEFAULT", None, allow_code).to(place) for name in named]
+    models = [load_network(name, None, None, allow_code).to(place) for name in named]
     run(models, port, host, public, password, lambda line: console.print(line, markup=False))

@@ -9,7 +9,7 @@ from headwater.engine.linear_rules import WPlus, ZPlus
 from headwater.engine.rules import Follow, Gradient, MeanPool, Pass, WinnerTakesAll
 from headwater.engine.signed_rules import AlphaBeta, Epsilon
 from headwater.engine.splitting import Gates, Ratio, Splitting, Symmetric
-from headwater.engine.where import AfterJoin, Blocks, Classifier, Entry, First, LastBlocks, Pair, Type
+from headwater.engine.where import AfterJoin, Blocks, Classifier, Entry, First, Last, LastBlocks, Pair, Type
 from headwater.errors import InputError
 
 _REST: tuple[Pair, ...] = (
@@ -102,7 +102,8 @@ for _suffix, _splitting in _SPLITTINGS.items():
 _join = (Type("join"), Ratio())
 _preset(
     "headwater",
-    Entry(Classifier(), Epsilon()),  # a network without one is an error: the map would not be about the class
+    Entry(Last(), AlphaBeta(centred=True)),  # a network without one is an error: the map would not be about the class
+    (Classifier(), AlphaBeta()),
     (LastBlocks(), AlphaBeta()),
     (First(), WPlus()),
     _join,

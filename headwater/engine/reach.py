@@ -145,7 +145,7 @@ def _unreached_place(where: object, places: Sequence[tuple[Layer, Place]], struc
         return f"the network has {len(structure.joins)} joins outside of blocks, and it says {where.count}"
     kinds = (First, Last, AfterJoin, LastBlocks, Classifier)
     there = [p for _, p in places if isinstance(where, kinds) and where.matches(p)]
-    if not there and isinstance(where, Classifier):
+    if not there and isinstance(where, (Last, Classifier)):
         return (
             "no linear operation with parameters makes the scores; name the module that does, as in "
             "load_composite('otsuki2024').prepend(('head.*', Epsilon()))"

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from headwater.engine.graph import Constant, Graph, Value, Weight
-from headwater.engine.guards.checksum import checksum, same
+from headwater.engine.guards.checksum import Checksum, same
 from headwater.errors import InputError
 
 
@@ -34,7 +34,7 @@ class WeightStore:
         self.constants = tuple(constants)
         self.tensors: dict[str, Tensor] = {}
         self._cache: dict[Any, Any] = {}
-        self._seen: tuple[list[Any], list[Tensor]] | None = None
+        self._seen: tuple[list[Any], Checksum, list[Tensor]] | None = None
 
     def refresh(self) -> None:
         """Look the tensors up again; forget what was derived if any has changed.
@@ -45,16 +45,14 @@ class WeightStore:
         tensors = live_tensors(self.model, self.names)
         watched = [*tensors.values(), *self.constants]
         identity = [identity_of(tensor) for tensor in watched]
-        seen = self._seen
-        unchanged = seen is not None and seen[0] == identity
-        sums = checksum(watched)
+        seen, self._seen = self._seen, None
+        checksum = seen[1] if seen and seen[0] == identity else Checksum(watched)
+        sums = checksum()
+        if not (seen and checksum is seen[1] and same(seen[2], sums)):
+            check_finite(tensors)
+            self._cache.clear()
         self.tensors = tensors
-        if unchanged and seen is not None and same(seen[1], sums):
-            return
-        self._seen = None
-        check_finite(tensors)
-        self._cache.clear()
-        self._seen = identity, sums
+        self._seen = identity, checksum, sums
 
     def stand_for(self, tensors: Mapping[str, Tensor], derived: Mapping[Any, Any]) -> None:
         """Give these until the next :meth:`refresh`, as while a sweep is traced."""
@@ -131,14 +129,19 @@ def live_tensors(model: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     Raises:
         InputError: a tensor is gone.
     """
-    modules: dict[str, nn.Module] = {}
+    modules = {"": model}
+
+    def module_at(path: str) -> nn.Module:
+        if path not in modules:
+            above, _, leaf = path.rpartition(".")
+            modules[path] = module_at(above).get_submodule(leaf)
+        return modules[path]
+
     tensors = {}
     for name in names:
         path, _, leaf = name.rpartition(".")
         try:
-            if path not in modules:
-                modules[path] = model.get_submodule(path)
-            tensors[name] = getattr(modules[path], leaf).detach()
+            tensors[name] = getattr(module_at(path), leaf).detach()
         except AttributeError as error:
             raise InputError(f"the model no longer has {name!r}; make a new LRP after changing its layers") from error
     return tensors

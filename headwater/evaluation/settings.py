@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from headwater.errors import InputError
-from headwater.methods import list_methods, split_name
+from headwater.methods import list_methods, split_name, unknown_method
 from headwater.metrics.insertion_deletion import Protocol
 
 LABELS = ("names", "positions", "predicted")
@@ -49,7 +49,7 @@ class Settings:
         known = list_methods()
         for name in self.methods:
             if split_name(name)[0] not in known:
-                raise InputError(f"no method is called {split_name(name)[0]!r}; there are {', '.join(known)}")
+                raise unknown_method(split_name(name)[0])
         wrong = [p for p in self.protocols if p not in get_args(Protocol)]
         if wrong or not self.protocols:
             raise InputError(f"protocols must be of {', '.join(get_args(Protocol))}, got {self.protocols}")

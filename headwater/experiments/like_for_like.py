@@ -1,5 +1,7 @@
 """How every printed number was computed, and whether ours is computed the same way.
 
+The page is written by::
+
     python -c "from headwater.experiments.like_for_like import *; print(like_for_like(), end='')" > PAGE
 
 where PAGE is ``docs/like-for-like.md``. ``O24:198`` and ``D24:129`` are lines of the papers' texts; ``visualize.py:93``
@@ -45,12 +47,10 @@ class Condition:
 
 _RED = "visualize.py:93-98; the map (3, H, W) does not fit the image's (H, W), so its first channel is taken, "
 _RED += "patch_insdel.py:51-56"
-_SUMS = "the channels are summed"
 _TEXT_ALONE = "the published code has no such method; here it follows the text"
 _CAM = Provenance("pytorch-grad-cam, last block of `layer4`, predicted class", "visualize.py:69-77", "")
 _SCORECAM = "`layer4`, every channel's mask scaled to [0, 1]; the unscaled channels are summed with the softmax "
 _SCORECAM += "probability of the masked image as weight"
-_SCORECAM_DIFFERS = "pytorch-grad-cam's: scaled channels, weighted by the softmax over all channels' scores"
 _CAPTUM_LRP = "Captum's LRP (epsilon rule), predicted class; the red channel of its map alone is ranked"
 _CAPTUM_IG = "Captum's integrated gradients, 50 steps from 0, predicted class; the red channel alone is ranked"
 _CAPTUM_GBP = "Captum's guided backpropagation, predicted class; the red channel alone is ranked"
@@ -68,38 +68,24 @@ _IV = _splitting("ratio splitting at every join", "flows_skip", "67-83; lrp_laye
 _III = _splitting("ratio splitting, nothing to identity skips", "latest", "29-45; lrp_layers.py:158-168")
 
 _OTSUKI: Mapping[str, Provenance] = {
-    "lrp-epsilon": Provenance(_CAPTUM_LRP, f"{_RED}; O24:405", _SUMS),
     "lrp-epsilon-published": Provenance(_CAPTUM_LRP, f"{_RED}; O24:405"),
-    "integrated-gradients": Provenance(_CAPTUM_IG, "visualize.py:111-116; patch_insdel.py:51-56", _SUMS),
     "integrated-gradients-published": Provenance(_CAPTUM_IG, "visualize.py:111-116; patch_insdel.py:51-56"),
-    "guided-backprop": Provenance(_CAPTUM_GBP, "visualize.py:123-128; patch_insdel.py:51-56", _SUMS),
     "guided-backprop-published": Provenance(_CAPTUM_GBP, "visualize.py:123-128; patch_insdel.py:51-56"),
-    "deeplift": Provenance(
+    "deeplift-published": Provenance(
         "DeepLIFT; by what code is not published",
         "O24:350-353; no branch of visualize.py:36-155",
-        "not known: Captum's, from 0, with the channels summed",
+        "not known: Captum's, from 0, its red channel alone as of the other three",
     ),
     "gradcam": _CAM,
-    "scorecam": Provenance(_SCORECAM, "visualize.py:78-83; scorecam.py:669-729", _SCORECAM_DIFFERS),
     "scorecam-published": Provenance(_SCORECAM, "visualize.py:78-83; scorecam.py:669-729"),
     "otsuki2024-published": _IV,
     "otsuki2024-i-published": _splitting("halves, nothing to identity skips", "simple", "48-64; lrp_layers.py:216-226"),
     "otsuki2024-ii-published": _splitting("halves at every join", "flows_skip_simple", "86-102; lrp_layers.py:247-257"),
     "otsuki2024-iii-published": _III,
-    "lrp-mixture": Provenance(
-        "epsilon rule after the eighth block, alpha1-beta0 before; by what code is not published",
-        "O24:405; Table C, O24:397",
-        f"not known: {_TEXT_ALONE}, with Captum's LRP and the channels summed",
-    ),
     "lrp-mixture-published": Provenance(
         "epsilon rule after the eighth block, alpha1-beta0 before; by what code is not published",
         "O24:405; Table C, O24:397",
         f"not known: {_TEXT_ALONE}, the red channel alone as for the epsilon rule",
-    ),
-    "otsuki2024-mixture": Provenance(
-        "the method with the mixture of rules; by what code is not published",
-        "O24:407; Table C, O24:398",
-        f"not known: {_TEXT_ALONE}, with the exact sweep",
     ),
     "otsuki2024-mixture-published": Provenance(
         "the method with the mixture of rules; by what code is not published",
@@ -110,22 +96,15 @@ _OTSUKI: Mapping[str, Provenance] = {
 _RISE = "5,000 masks of 9 x 9 cells where `randn < 0.3`, that is 62 % shown; the map of the *label*, not of the "
 _RISE += "predicted class. The text gives no numbers; these are the later code's"
 _RISE_SOURCE = "D24:129; models/rise.py:31-62; visualize.py:52-65, 536-540"
-_ABN = "the network's attention map; branch after `layer2`, features times M. The later code can add a branch to a "
-_ABN += "ResNet-18 alone (`layer_index` is set there only)"
+_ABN = "the network's attention map; branch before `layer2` (the later code's default), features times M. That code "
+_ABN += "can add a branch to a ResNet-18 alone (`layer_index` is set there only)"
 _ABN_SOURCE = "D24:129; visualize.py:46-51, 485-489; attention_branch.py:251-258; models/__init__.py:124-128, 166-173"
 _NO_CODE = "not known: no code is published"
 _DOUBLET: Mapping[str, Provenance] = {
-    "rise": Provenance(_RISE, _RISE_SOURCE, "0.3 of the cells shown, as the name p says; predicted class"),
-    "rise-published": Provenance(_RISE, _RISE_SOURCE),
+    "rise-published": Provenance(_RISE, _RISE_SOURCE, "the map of the predicted class, as of every other method"),
     "gradcam": Provenance(f"Grad-CAM; {_NO_CODE}, the later code's is pytorch-grad-cam", "D24:129; visualize.py:69-77"),
-    "lrp-epsilon": Provenance("LRP; the ID is that of O24's Table 1", "D24:129; D24:93; visualize.py:93-98", _SUMS),
     "lrp-epsilon-published": Provenance(
         "LRP; the ID is that of O24's Table 1", "D24:129; D24:93; visualize.py:93-98; patch_insdel.py:51-56"
-    ),
-    "abn": Provenance(
-        f"{_ABN}. The text prints an ID of 0.140, the table 0.207",
-        f"{_ABN_SOURCE}; D24:151",
-        "ResNet-50, branch after `layer3`, features times 1 + M as in Fukui et al.",
     ),
     "abn-published": Provenance(
         f"{_ABN}. The text prints an ID of 0.140, the table 0.207", f"{_ABN_SOURCE}; D24:151", "on ResNet-50"
@@ -248,8 +227,8 @@ def provenance(table: str, method: str) -> Provenance:
     Raises:
         KeyError: nothing is known; every printed row must be.
 
-    >>> provenance("otsuki2024-table1", "lrp-epsilon").differs
-    'the channels are summed'
+    >>> provenance("doublet2024-table1", "abn-published").differs
+    'on ResNet-50'
     """
     known = _DOUBLET if table.startswith("doublet2024") else _OTSUKI
     found = known[method.removesuffix(QUANTIZED)]
@@ -289,12 +268,14 @@ def _section(table: TableExperiment) -> list[str]:
     data = [d for d in (CUB, IMAGENET) if any(d in row.published for row in rows)]
     accuracy = ["accuracy"] * any(row.accuracy for row in rows)
     lines = [_line(table, row, data, bool(accuracy)) for row in rows]
+    beside = "; ".join(f"{row.label}, `{row.method}`" for row in table.rows if not row.published)
     columns = ("", *(f"printed, {d}" for d in data), *accuracy, "computed there", "source", "here", "like for like")
     align = "l" + "r" * (len(data) + len(accuracy)) + "llll"
     return [
         f"## {table.title}",
         f"`headwater reproduce {table.name}`; percent: insertion / deletion / **ID**. {table.note}".strip(),
         Table(columns, lines, align).markdown(),
+        *([f"Measured beside them: {beside}."] if beside else []),
     ]
 
 

@@ -63,7 +63,7 @@ class MeasuredTable:
             rows.append(cells)
         table = Table(("", "method", *numbers), rows, align="ll" + "r" * len(numbers)).markdown()
         parts = [table, self._note(), *self._differences()]
-        if self.summary.comparisons:
+        if self.summary.has_tests:
             parts += ["## Tests", self.summary.tests()]
         return "\n\n".join(parts)
 
@@ -99,7 +99,7 @@ class MeasuredTable:
             parts.append(f"Mean ± standard deviation over {count} networks, which the tests pair.")
         if any(n.deviations for row in self.experiment.rows for n in row.published.values()):
             parts.append("Printed deviations: over five trainings.")
-        if self.summary.comparisons:
+        if self.summary.has_tests:
             parts.append(f"\\* p < 0.05 {self.summary.tested()}.")
         if self.summary.failed:
             parts.append(f"{self.summary.failed} images could not be read and are left out.")

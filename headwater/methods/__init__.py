@@ -125,9 +125,14 @@ def load_method(name: str, model: nn.Module) -> Method:
         return _METHODS[name](model)
     if name in list_composites():
         return LRP(model, name)
+    raise unknown_method(name)
+
+
+def unknown_method(name: str) -> InputError:
+    """The error of a name that no method has, with the names that are like it."""
     near = get_close_matches(name, list_methods(), n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(list_methods())}"
-    raise InputError(f"no method is called {name!r}; {hint}")
+    return InputError(f"no method is called {name!r}; {hint}")
 
 
 def explains_against(method: Method) -> bool:
@@ -145,4 +150,5 @@ __all__ = [
     "load_method",
     "register_method",
     "split_name",
+    "unknown_method",
 ]

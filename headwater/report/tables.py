@@ -166,13 +166,18 @@ class SummaryTable:
     def note(self) -> str:
         """What the numbers are, in one or two sentences."""
         parts = ["Mean ± half the 95 % interval.", *([str(self.accuracy)] if self.accuracy else [])]
-        if self.comparisons:
+        if self.has_tests:
             parts.append(f"* p < 0.05 {self.tested()}.")
         if self.failed:
             parts.append(f"{self.failed} images could not be read and are left out.")
         if self.weights:
             parts.append(f"Weights: {self.weights}.")
         return " ".join(parts)
+
+    @property
+    def has_tests(self) -> bool:
+        """Whether any comparison has a p-value; one image or network gives none."""
+        return any(not math.isnan(c.p) for c in self.comparisons.values())
 
     def tested(self) -> str:
         """What is compared with what, and how, to follow "p < 0.05"."""

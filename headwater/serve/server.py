@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import uvicorn
 from starlette.applications import Starlette
 from torch import nn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from headwater.errors import HeadwaterError, InputError, OutputError
 from headwater.serve.app import build
@@ -73,7 +74,7 @@ def settings(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_level="warning",
-        ws="websockets-sansio",
+        ws=WebSocketsSansIOProtocol,
         ws_max_size=MAX_BYTES + 1000,
         ws_max_queue=2,
         ws_per_message_deflate=False,

@@ -134,7 +134,10 @@ def test_a_method_that_does_not_conserve_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "cub-vgg"], "no training is called 'cub-vgg'; there are cub-resnet50, cub-abn, tiny20"),
+        (
+            ["train", "cub-vgg"],
+            "no training is called 'cub-vgg'; there are cub-resnet50, cub-abn, cub-abn-published, tiny20",
+        ),
         (
             ["train", "cub-abn", "--recipe", "mine"],
             "no recipe is called 'mine'; there are otsuki2024, otsuki2024-published, doublet2024",

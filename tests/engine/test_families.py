@@ -32,6 +32,7 @@ def test_relevance_is_conserved_at_every_cut(architecture):
     assert row.problem == ""
     assert row.at_input <= LIMIT
     assert row.at_cuts <= LIMIT
+    assert row.by_headwater <= LIMIT
     assert row.cuts >= 10, "image, output and what lies between"
 
 

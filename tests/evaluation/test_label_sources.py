@@ -167,6 +167,13 @@ def test_an_archive_without_folders_is_refused(tmp_path):
         labels(network(), tiny20_like(tmp_path / "data", ["1.png"]))
 
 
+def test_a_class_without_a_name_is_refused(tmp_path):
+    root = tiny20_like(tmp_path / "data")
+    (root / "classes.csv").write_text("index,wnid,name\n0,n00000001,lion\n1,n00000002, \n")
+    with pytest.raises(DataError, match=r"classes\.csv, line 3: the class has no name"):
+        labels(network(), root)
+
+
 def test_classes_listed_twice_are_refused(tmp_path):
     root = tiny20_like(tmp_path / "data")
     (root / "classes.csv").write_text("index,wnid,name\n0,n00000001,lion\n1,n00000001,bee\n")

@@ -101,7 +101,8 @@ def test_published_rise_shows_what_a_normal_number_below_p_shows(tiny, images):
     rise = RisePublished(tiny, masks=4000, cells=5, keep=0.3, batch_size=500)
     masks = torch.cat(list(rise.draw((20, 30), torch.zeros(1))))
     shown = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(0.3)).item()  # 0.618
-    assert masks.shape == (4000, 20, 30) and masks.min() >= 0 and masks.max() <= 1
+    assert masks.shape == (4000, 20, 30) and masks.min() >= 0
+    assert masks.max() <= 1 + 2**-22, "four weights of a bilinear enlargement, rounded"
     assert (masks.mean(0) - shown).abs().max() < 5 * 0.5 / 4000**0.5
     small = RisePublished(tiny, masks=30, cells=3)
     e = small(images)

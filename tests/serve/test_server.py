@@ -8,7 +8,9 @@ import zlib
 import pytest
 from helpers import EXAMPLES
 from PIL import Image
+from typer.testing import CliRunner
 
+from headwater.cli.app import app
 from headwater.cli.serve import serve as command
 from headwater.errors import ImageError, InputError, MissingDependencyError, OutputError
 from headwater.serve.photo import Photo
@@ -54,7 +56,7 @@ def test_other_addresses_need_a_flag_and_a_password(host, public, password, mess
 
 @pytest.mark.parametrize("missing", ["starlette", "uvicorn", "websockets"])
 def test_without_the_extra_the_command_says_how_to_install_it(monkeypatch, missing):
-    for name in [name for name in sys.modules if name.startswith(("headwater.serve", missing))]:
+    for name in [name for name in sys.modules if name.startswith(("headwater.serve.server", "uvicorn", missing))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingDependencyError, match=rf"needs {missing}.*pip install 'headwater\[serve\]'"):
@@ -84,3 +86,11 @@ def test_a_photo_of_too_many_pixels_is_not_decoded(side):
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(ImageError, match=r"40,000,000.*Accepted: JPEG"):
         Photo.read(content)
+
+
+def test_the_command_offers_the_networks_that_are_named(monkeypatch):
+    offered = []
+    monkeypatch.setattr("headwater.serve.server.serve", lambda models, *rest: offered.extend(models))
+    done = CliRunner().invoke(app, ["serve", "--model", "tiny20", "--port", "0"])
+    assert done.exit_code == 0, done.output
+    assert [model.card.name for model in offered] == ["tiny20"]

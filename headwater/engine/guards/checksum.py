@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Thread
 
 import torch
 from torch import Tensor
 
 _WORDS = 512  # 64-bit words under one checksum
 _ROW = 8 * _WORDS  # bytes: 4 KiB
-_BLOCK = 1024  # rows that a CPU's thread takes at a time: 4 MiB
+_BLOCK = 2048  # rows that a CPU's thread takes at a time: 8 MiB
 _LARGE_BLOCK = 16384  # elsewhere: 64 MiB
 _THREADS = 4  # at most: reading memory, not arithmetic, takes the time
 
@@ -24,8 +24,8 @@ def checksum(tensors: Sequence[Tensor]) -> list[Tensor]:
     .. math:: \sum_j k_j w_j \bmod 2^{64} \quad\text{and}\quad \sum_j k'_j \lfloor w_j / 2^{32} \rfloor \bmod 2^{64}
 
     A sum modulo :math:`2^{64}` loses the top bits of what it adds, in the first one the signs and exponents; the second
-    has them in the middle. On a CPU, tensors with 4 bytes or more per element get one sum alone, over words that begin
-    half an element later: it has signs and exponents in the middle too, and reads the memory once.
+    has them in the middle. On a CPU, whole rows of tensors with 4 bytes or more per element get one sum alone, over
+    words that begin half an element later: it has signs and exponents in the middle too, and reads the memory once.
 
     A change within one word always shows, and so do two flipped signs in a row (no two keys are equal or opposite
     modulo :math:`2^{17}`, which is what is left above a sign). Any other change that was not made with the keys in
@@ -33,49 +33,67 @@ def checksum(tensors: Sequence[Tensor]) -> list[Tensor]:
     it touches; of about :math:`2^{-63}` where it reaches the lowest bits. Sums of integers do not depend on the order
     of summing: every thread count gives the same bits. Nothing is copied to another device and nothing waits for one.
     """
-    large: dict[torch.device, list[Tensor]] = {}
-    small: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    shifted: list[tuple[Tensor, int]] = []
-    for tensor in tensors:
-        if tensor.numel() * tensor.itemsize < _ROW:
-            small.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach().reshape(-1))
-        elif tensor.device.type == "cpu" and tensor.itemsize >= 4:
-            shifted.append((_bytes(tensor), 2 if tensor.is_complex() else tensor.itemsize // 2))
-        else:
-            large.setdefault(tensor.device, []).append(_bytes(tensor))
-    rests = [end for memory, shift in shifted for end in _ends(memory, shift)]
-    if rests:
-        large.setdefault(rests[0].device, []).append(torch.cat(rests))
-    for (device, _), together in small.items():
-        large.setdefault(device, []).append(_bytes(torch.cat(together)))
-    sums = [_rows(memories) for memories in large.values()]
-    return [*sums, _shifted_sums(shifted)] if shifted else sums
+    return Checksum(tensors)()
 
 
-def _shifted_sums(memories: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """The sums of all words after the shift, whole rows first, several threads at once."""
-    words = [_words(memory, shift) for memory, shift in memories]
-    whole = [some[: len(some) // _WORDS * _WORDS] for some in words]
-    blocks = [block for some in whole for block in some.view(-1, _WORDS).split(_BLOCK)]
-    threads = min(torch.get_num_threads(), _THREADS, len(blocks))
+class Checksum:
+    """The :func:`checksum` of some tensors, to be taken again and again: each call reads their memory as it is now.
+
+    Args:
+        tensors: whose memory it is. They must stay where they are; if one of them gets other memory, make another.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._small: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        self._large: dict[torch.device, list[Tensor]] = {}  # which are copied, if need be, at each call
+        self._rests: list[Tensor] = []
+        self._blocks: list[Tensor] = []
+        for tensor in tensors:
+            tensor = tensor.detach()
+            if tensor.numel() * tensor.itemsize < _ROW:
+                self._small.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+            elif tensor.device.type == "cpu" and tensor.itemsize >= 4 and not _copied(tensor):
+                self._shift(_bytes(tensor), 2 if tensor.is_complex() else tensor.itemsize // 2)
+            else:
+                self._large.setdefault(tensor.device, []).append(tensor)
+
+    def _shift(self, memory: Tensor, shift: int) -> None:
+        rows = (len(memory) - shift) // _ROW
+        end = shift + rows * _ROW
+        self._rests += memory[:shift], memory[end:]
+        if rows:
+            words = torch.frombuffer(memory.numpy(), dtype=torch.int64, offset=shift, count=rows * _WORDS)
+            self._blocks += words.view(-1, _WORDS).split(_BLOCK)
+
+    def __call__(self) -> list[Tensor]:
+        """The sums, as the memory is now."""
+        singles = [_single_sums(self._blocks)] if self._blocks else []  # first, while torch's threads are at rest
+        large = {device: [_bytes(tensor) for tensor in tensors] for device, tensors in self._large.items()}
+        if self._rests:
+            large.setdefault(torch.device("cpu"), []).append(torch.cat(self._rests))
+        for (device, _), tensors in self._small.items():
+            together = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            large.setdefault(device, []).append(_bytes(together))
+        return singles + [_rows(memories) for memories in large.values()]
+
+
+def _single_sums(blocks: Sequence[Tensor]) -> Tensor:
+    """The first sum of each row, several threads at once."""
     key = _keys(torch.device("cpu"))[0]
-    sums = list[Tensor]()
-    with ThreadPoolExecutor(threads) as pool:
-        for some in pool.map(lambda k: [torch.mv(block, key) for block in blocks[k::threads]], range(threads)):
-            sums += some
-    taken = [k for first in range(threads) for k in range(first, len(blocks), threads)]
-    ordered = [part for _, part in sorted(zip(taken, sums, strict=True), key=lambda pair: pair[0])]
-    ends = [some[len(rows) :] for some, rows in zip(words, whole, strict=True)]
-    return torch.cat([*ordered, torch.stack([torch.dot(end, key[: len(end)]) for end in ends])])
+    threads = min(torch.get_num_threads(), _THREADS, len(blocks))
+    sums = [torch.empty(len(block), dtype=torch.int64) for block in blocks]
 
+    def work(first: int) -> None:
+        for k in range(first, len(blocks), threads):
+            torch.mv(blocks[k], key, out=sums[k])
 
-def _words(memory: Tensor, shift: int) -> Tensor:
-    return torch.frombuffer(memory.numpy(), dtype=torch.int64, offset=shift, count=(len(memory) - shift) // 8)
-
-
-def _ends(memory: Tensor, shift: int) -> tuple[Tensor, Tensor]:
-    """The bytes before the first and after the last word."""
-    return memory[:shift], memory[shift + (len(memory) - shift) // 8 * 8 :]
+    others = [Thread(target=work, args=(first,)) for first in range(1, threads)]
+    for thread in others:
+        thread.start()
+    work(0)
+    for thread in others:
+        thread.join()
+    return torch.cat(sums)
 
 
 def _rows(memories: Sequence[Tensor]) -> Tensor:
@@ -109,15 +127,23 @@ def _keys(device: torch.device) -> Tensor:
 
 def _bytes(tensor: Tensor) -> Tensor:
     """The tensor's memory, in the order in which it lies there, as uint8 at an address that 64-bit words may have."""
-    tensor = tensor.detach()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
     if not (tensor.is_contiguous() or _dense(tensor)):
         tensor = tensor.contiguous()
     flat = tensor.as_strided((tensor.numel(),), (1,), tensor.storage_offset())
-    if flat.storage_offset() * flat.itemsize % 8 or flat.data_ptr() % 8:
+    if not _aligned(flat):
         flat = flat.clone()
     return flat.view(torch.uint8)
+
+
+def _copied(tensor: Tensor) -> bool:
+    """Whether :func:`_bytes` gives a copy of the tensor's memory."""
+    return tensor.is_conj() or not ((tensor.is_contiguous() or _dense(tensor)) and _aligned(tensor))
+
+
+def _aligned(tensor: Tensor) -> bool:
+    return not (tensor.storage_offset() * tensor.itemsize % 8 or tensor.data_ptr() % 8)
 
 
 def _dense(tensor: Tensor) -> bool:

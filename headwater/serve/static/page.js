@@ -256,7 +256,7 @@ function showClasses(answer) {
     if (index !== explained.index) {
       row.append(make("button", {
         type: "button", onclick: wish(explained.index, index), "aria-pressed": String(index === other?.index),
-        "aria-label": `Why ${explained.name} and not ${name}?`,
+        "aria-label": `${name}: why not? Explain ${explained.name} against it`,
       }, "why not?"));
     }
     return row;

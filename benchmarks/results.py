@@ -1,0 +1,105 @@
+"""The tables of docs/results that compare methods: each is made by one command, and says by which.
+
+    python -m benchmarks.results tiny20 --data ../shared/data
+    python -m benchmarks.results efficientnet-lite0 --data ../shared/data
+    python -m benchmarks.results resnet50 --data ../shared/data --model runs/resnet50-tiny20/seed-0
+
+--data holds ``tiny20`` and ``imagenet-sample``. Rows that are in --out are not measured again. The tables are written
+to docs/results/tables, from where the pages include them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import headwater as hw
+from headwater.evaluation import Settings, evaluate
+from headwater.files import write_bytes, write_text
+from headwater.methods import is_baseline
+from headwater.methods.rise import Rise
+from headwater.report.tables import SummaryTable
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLES = ROOT / "docs" / "results" / "tables"
+RISE, FEWER = ("rise", "rise+hq"), ("rise-1000", "rise-1000+hq")
+"""As it is; and with a fifth of its masks, for networks on which 5,000 of them take minutes per image."""
+MAIN = (
+    *("headwater", "headwater+hq", "otsuki2024", "otsuki2024+hq", "otsuki2024-published", "otsuki2024-published+hq"),
+    *("gradcam", "gradcam+hq", "scorecam", "scorecam+hq", "random", "random+hq"),
+)
+OTHERS = (
+    *("otsuki2024-i", "otsuki2024-i+hq", "otsuki2024-ii", "otsuki2024-ii+hq", "otsuki2024-iii", "otsuki2024-iii+hq"),
+    *("otsuki2024-mixture", "otsuki2024-mixture+hq", "doublet2024", "c1c-lrp", "c3-lrp", "epsilon"),
+    *("gradient-x-input", "integrated-gradients", "integrated-gradients-published", "guided-backprop"),
+    *("guided-backprop-published", "deeplift", "lrp-epsilon", "lrp-epsilon-published", "lrp-mixture"),
+    "scorecam-published",
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Methods on one network: which images, how many of them, and how fine the curves are."""
+
+    model: str
+    folder: str
+    methods: tuple[str, ...]
+    samples: int
+    step: int
+    batch_size: int = 10
+
+
+COMPARISONS = {
+    "tiny20": Comparison("tiny20", "tiny20", (*MAIN, *RISE), 200, 82),
+    "tiny20-all": Comparison("tiny20", "tiny20", (*MAIN, *RISE, *OTHERS), 40, 82),
+    "efficientnet-lite0": Comparison("efficientnet-lite0", "imagenet-sample", (*MAIN, *FEWER), 100, 2000, 4),
+    "efficientnet-lite0-all": Comparison(
+        "efficientnet-lite0", "imagenet-sample", (*MAIN, *FEWER, *OTHERS), 16, 2000, 4
+    ),
+    "resnet50": Comparison("", "tiny20", (*MAIN, *FEWER), 100, 184),
+}
+
+
+def progress(done: int, total: int, seconds: float) -> None:
+    print(f"{done} of {total} images, {seconds:.0f} s", flush=True)
+
+
+def fragment(name: str, asked: Comparison, model: str, data: Path, out: Path, devices: Sequence[str]) -> Path:
+    """Measure a comparison, and write its table with what it was made by."""
+    network = hw.load_model(model)
+    if FEWER[0] not in hw.list_methods():
+        hw.register_method(FEWER[0], lambda model: Rise(model, masks=1000), "RISE with 1,000 masks")
+    settings = Settings(asked.methods, asked.samples, step=asked.step, batch_size=asked.batch_size)
+    table = evaluate(network, data / asked.folder, settings, out / name, devices=devices, progress=progress)
+    summary = SummaryTable.of(table, [m for m in asked.methods if is_baseline(m) or m in FEWER])
+    command = f"python -m benchmarks.results {name} --data ../shared/data" + f" --model {model}" * (not asked.model)
+    machine = f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
+    images = table["image"].nunique()
+    about = f"{images} images, seed {settings.seed}, {asked.step} pixels per step; {machine}. Made by `{command}`."
+    write_bytes(TABLES / f"{name}.png", (out / name / "curves.png").read_bytes())
+    return write_text(TABLES / f"{name}.md", f"{about}\n\n{summary.markdown()}\n\n{summary.tests()}\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("name", choices=COMPARISONS)
+    parser.add_argument("--data", type=Path, required=True, help="holds tiny20 and imagenet-sample")
+    parser.add_argument("--model", help="a run of headwater train; for resnet50")
+    parser.add_argument("--devices", default="", help="such as cpu,cpu; chunks are distributed over them")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
+    options = parser.parse_args()
+    asked = COMPARISONS[options.name]
+    model = asked.model or options.model
+    if not model:
+        parser.error(f"{options.name} needs --model")
+    devices = options.devices.split(",") if options.devices else ()
+    print(fragment(options.name, asked, model, options.data, options.out, devices))
+
+
+if __name__ == "__main__":
+    main()
