@@ -17,8 +17,10 @@ test-all: lint
 	$(PYTEST)
 
 browser: .venv/ready-dev
-	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1
+	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1 \
+		onnxruntime-web@1.30.0
 	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/page.mjs --python $(BIN)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/exported.mjs --python $(BIN)/python
 
 fuzz: .venv/ready-dev
 	$(BIN)/python -m fuzz --count 10000 --seed 0 --workers $(WORKERS) --out docs/results/fuzz.md

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +14,7 @@ from headwater.cli.terminal import console
 def export(
     model: Model = None,
     arch: Arch = None,
-    weights: Weights = "DEFAULT",
+    weights: Weights = None,
     allow_code: AllowCode = False,
     composite: Annotated[str, typer.Option(help="Which rule goes where.")] = "otsuki2024",
     target: Annotated[
@@ -37,8 +37,10 @@ def export(
     card = card_of(network)
     channels = len(card.preprocessing.mean)
     x = None if size is None else torch.rand(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-    chosen = target if target in (None, "input") else card.class_index(target)
-    done = write(network, composite, out, x, target=chosen, pixels=pixels)  # type: ignore[arg-type]
+    chosen: int | Literal["input"] | None = None
+    if target is not None:
+        chosen = "input" if target == "input" else card.class_index(target)
+    done = write(network, composite, out, x, target=chosen, pixels=pixels)
     console.print(
         f"{card.name}, {done.about['composite']}: images {tuple(done.about['input']['image'])} -> {done.path}; "
         f"map as LRP's to {done.agreement.map:.1e} of its maximum, conservation to {done.agreement.conservation:.1e}",

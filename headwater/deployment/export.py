@@ -134,8 +134,10 @@ def export(
         raise InputError("pixels=True normalises by the model's card, and this model has none; see headwater.ModelCard")
     x = _noise(model, card) if x is None else x
     check_images(x, model)
-    if path.suffix == ".onnx" and x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"ONNX Runtime computes in float32 and float64 on the CPU, the images are {x.dtype}")
+    if path.suffix == ".onnx" and x.dtype != torch.float32:
+        raise InputError(
+            f"ONNX Runtime convolves in float32 on the CPU, the images are {x.dtype}; write a .pt2 archive"
+        )
     lrp = LRP(model, composite, output)
     plan = lrp.plan(x)
     if isinstance(target, int):
@@ -150,9 +152,10 @@ def export(
     found = _compare(content, path.suffix, lrp, images, card if pixels else None, target, start)
     if not found.worst <= tolerance:
         raise ExportError(
-            f"the exported graph gives other results than LRP (map {found.map:.1e}, conservation "
-            f"{found.conservation:.1e}, logits {found.logits:.1e} of their largest value; tolerance {tolerance:g}), so "
-            "it was not written. Contributions that cancel enlarge rounding: try rules with a larger threshold"
+            f"the exported graph gives other results than LRP: map {found.map:.1e}, conservation "
+            f"{found.conservation:.1e}, logits {found.logits:.1e} of their largest value. With a tolerance of "
+            f"{tolerance:g} nothing was written. Network or rules may enlarge rounding: whether it is that, a .pt2 "
+            "archive of model.double() with x.double() shows; try rules with a larger threshold"
         )
     about["agreement"] = asdict(found)
     written = write_bytes(path, content)
@@ -278,8 +281,12 @@ def _compare(
         if card is not None:
             mean, std = (images.new_tensor(v)[:, None, None] for v in (card.preprocessing.mean, card.preprocessing.std))
             wanted = (images - mean) / std
-        e = lrp(wanted, None if target == "input" else target, start)  # type: ignore[arg-type]
+        e = lrp(wanted, target if isinstance(target, int) else None, start)
         if target == "input":
             given["target"] = e.target.cpu().numpy()
-        found.append(agreement(run_bytes(content, suffix, given), e))
+        try:
+            results = run_bytes(content, suffix, given)
+        except Exception as error:  # those of ONNX Runtime have no common base
+            raise ExportError(f"the exported graph does not run: {reason_of(error)}") from error
+        found.append(agreement(results, e))
     return Agreement(*(max(getattr(one, name) for one in found) for name in ("map", "conservation", "logits")))

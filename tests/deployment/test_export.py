@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import copy
 import json
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from command import headwater
 from torch import nn
 
 import headwater as hw
+from headwater.composites import Type
 from headwater.deployment import run_exported
 from headwater.errors import ExportError, InputError, MissingDependencyError, OutputError
 
@@ -103,17 +107,55 @@ def test_an_operation_that_cannot_be_exported_is_named(images, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Untraceable(hw.rules.Pass):
+    """Asks for a value, which no program knows beforehand."""
+
+    def __call__(self, layer, prepared, inputs, relevance):
+        assert relevance.sum().item() > -1
+        return super().__call__(layer, prepared, inputs, relevance)
+
+
+def test_a_rule_that_cannot_be_exported_is_named_with_its_operation(tiny, images, tmp_path):
+    composite = hw.load_composite("otsuki2024").prepend((Type("relu"), Untraceable()))
+    with pytest.raises(ExportError, match=r"operation 'relu' in module 'block2.relu', rule .*Untraceable"):
+        hw.export(tiny, composite, tmp_path / "explainer.pt2", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_run_is_not_written(tiny, images, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("Could not find an implementation for Conv(11)")
+
+    monkeypatch.setattr(sys.modules["headwater.deployment.export"], "run_bytes", broken)
+    with pytest.raises(ExportError, match=r"does not run: .*Conv\(11\)"):
+        hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(tmp_path):
+    path = tmp_path / "explainer.pt2"
+    done = headwater(*("export", "--model", "tiny20", "--pixels", "--target", "tabby", "--out", str(path)))
+    assert done.returncode == 0, done.stderr
+    assert "tiny20, otsuki2024: images ('N', 3, 64, 64)" in done.stdout
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["classes"][about["target"]] == "tabby" and about["agreement"]["map"] < 1e-4
+    refused = headwater("export", "--model", "tiny20", "--target", "nonsense", "--out", str(tmp_path / "other.pt2"))
+    assert refused.returncode != 0 and "'nonsense'" in refused.stderr and "Traceback" not in refused.stderr
+
+
 def test_what_does_not_fit_is_said_before_any_work(tiny, images, tmp_path, monkeypatch):
+    tiny_in_double = copy.deepcopy(tiny).double()
     cases = (
         ("explainer.tflite", {}, "an .onnx or a .pt2 file"),
         ("explainer.onnx", {"target": 7}, "classes 0 to 4"),
         ("explainer.onnx", {"target": "tabby"}, "None, a class or 'input'"),
         ("explainer.onnx", {"pixels": True}, "this model has none"),
         ("explainer.onnx", {"x": images.half()}, "move one to the other"),
+        ("explainer.onnx", {"model": tiny_in_double, "x": images.double()}, "convolves in float32"),
     )
     for name, options, message in cases:
         with pytest.raises(InputError, match=message):
-            hw.export(tiny, "otsuki2024", tmp_path / name, **{"x": images, **options})
+            hw.export(**{"model": tiny, "composite": "otsuki2024", "path": tmp_path / name, "x": images, **options})
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingDependencyError, match=r"headwater\[onnx\]"):
         hw.export(tiny, "otsuki2024", tmp_path / "explainer.onnx", images)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -60,6 +63,32 @@ def test_compiled_in_half_precision_relevance_is_single(tiny, images, backend):
     e, expected = hw.LRP(tiny, compile=True)(images), hw.LRP(tiny)(images)
     assert e.relevance.dtype == torch.float32 and e.conservation.error.max() < 1e-5
     torch.testing.assert_close(e.heatmap, expected.heatmap, rtol=0, atol=0.02 * expected.heatmap.abs().max().item())
+
+
+IN_A_NEW_PROCESS = """
+import sys, torch, headwater as hw
+from torch._dynamo.utils import counters
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3))
+x = torch.rand(2, 3, 8, 8)
+e = hw.LRP(model, compile=True)(x)
+assert (e.heatmap - hw.LRP(model)(x).heatmap).abs().max() < 1e-5 * e.heatmap.abs().max()
+found = {**counters["inductor"], **counters["aot_autograd"]}
+print(sum(n for name, n in found.items() if name.endswith("cache_miss")))
+print(sum(n for name, n in found.items() if name.endswith("cache_hit")))
+"""
+
+
+@pytest.mark.full
+def test_compiled_code_is_reused_by_another_process(tmp_path):
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    missed, hit = [], []
+    for _ in range(2):
+        command = [sys.executable, "-W", "ignore", "-c", IN_A_NEW_PROCESS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        for counts, text in zip((missed, hit), done.stdout.split(), strict=True):
+            counts.append(int(text))
+    assert missed[0] > 0 and hit[0] == 0 and missed[1] == 0 and hit[1] > 0, (missed, hit)
 
 
 class Untraceable(Pass):
