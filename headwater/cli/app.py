@@ -12,6 +12,7 @@ import typer
 import headwater
 from headwater.cli.evaluate import evaluate
 from headwater.cli.explain import explain
+from headwater.cli.export import export
 from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
 from headwater.cli.report import report
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, serve, evaluate, report, reproduce, train, models, methods, experiments):
+for command in (explain, serve, export, evaluate, report, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 
