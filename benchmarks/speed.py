@@ -283,7 +283,7 @@ def main() -> None:
     if options.once:
         print(json.dumps(measure(cases[0], options.rounds)))
         return
-    versions = ", ".join(f"{name} {installed(name) or "absent"}" for name in ("torch", "torchvision", *PEERS.values()))
+    versions = ", ".join(f"{name} {installed(name) or 'absent'}" for name in ("torch", "torchvision", *PEERS.values()))
     machine = torch.cuda.get_device_name() if options.device != "cpu" else f"{torch.get_num_threads()} threads"
     about = (
         f"{options.size} x {options.size}; {machine}, {platform.machine()}; {versions}; {time.strftime('%Y-%m-%d')}."
