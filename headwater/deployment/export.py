@@ -200,6 +200,9 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, Any], plan: Pl
     from headwater.deployment.translations import translations
 
     table: dict[Callable[..., Any], Callable[..., Any]] = translations()
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.view.default:  # torch's decompositions change the strides that it relies on
+            node.target = torch.ops.aten.reshape.default
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -232,6 +235,8 @@ def _unconverted(error: BaseException, plan: Plan) -> str:
     kind = named[1]
     places = [o.module or "(the model itself)" for o in plan.graph.operations if kind.startswith(o.kind)]
     where = f", in module {', '.join(dict.fromkeys(places[:3]))}" if places else ""
+    if "No ONNX function" not in str(error):
+        return f"operation {kind!r}{where} cannot be converted to ONNX: {reason_of(error)}"
     return f"operation {kind!r}{where} has no counterpart in ONNX that torch knows; write a .pt2 archive, or change it"
 
 
