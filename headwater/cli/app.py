@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import headwater
+from headwater.allocator import keep_freed_memory
 from headwater.cli.evaluate import evaluate
 from headwater.cli.explain import explain
 from headwater.cli.export import export
@@ -41,6 +42,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     for stream in ("stdout", "stderr"):
         _make_writable(stream)
+    keep_freed_memory()
     warnings.simplefilter("ignore", ConservationWarning)  # every command says it in its own words
     try:
         with handled():
