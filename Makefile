@@ -17,8 +17,11 @@ test-all: lint
 	$(PYTEST)
 
 browser: .venv/ready-dev
-	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1
+	npm install --silent --no-audit --no-fund --prefix .local/browser playwright-core@1.65.1 axe-core@4.14.1 \
+		onnxruntime-web@1.30.0
+	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/report.mjs --python $(BIN)/python
 	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/page.mjs --python $(BIN)/python
+	PATH="$(CURDIR)/$(BIN):$$PATH" node tests/browser/exported.mjs --python $(BIN)/python
 
 fuzz: .venv/ready-dev
 	$(BIN)/python -m fuzz --count 10000 --seed 0 --workers $(WORKERS) --out docs/results/fuzz.md
@@ -37,7 +40,8 @@ docs: .venv/ready-dev
 
 bench: .venv/ready-dev
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.speed --arch resnet18 resnet50 resnet101 convnext_tiny efficientnet_b0 vit_b_16 \
+		--dtype float32 bfloat16 --runs 3 --out docs/results/speed.md
 	$(BIN)/python -m benchmarks.measure
 
 .venv/ready: pyproject.toml constraints.txt

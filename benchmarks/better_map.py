@@ -5,9 +5,9 @@
 Every candidate is a composite (which rule at the classifier, which in the last blocks) and a way to take scales
 together. ``choose`` measures all of them on training images of tiny20 and on one half of the photographs; ``report``
 measures ``headwater``, ``otsuki2024`` and the baselines on the other half. --data holds ``tiny20`` and
-``imagenet-sample``; EfficientNet-Lite0 takes part where its package is installed, see
-benchmarks/efficientnet_lite0.py. The page is docs/results/better-map.md; the rows that it is made of are kept in --out,
-and a row that is there is not measured again.
+``imagenet-sample``; EfficientNet-Lite0 takes part where its package is installed. The page is
+docs/results/better-map.md; the rows that it is made of are kept in --out, and those that are there are not measured
+again.
 """
 
 from __future__ import annotations
@@ -316,11 +316,9 @@ def subjects(data: Path, half: str, counts: argparse.Namespace) -> Iterator[Subj
     images = load_labelled(data / "tiny20", split).sample(counts.images, seed=13)
     yield Subject.of("tiny20", tiny, images, counts.mosaics, counts.points)
     try:
-        from benchmarks.efficientnet_lite0 import network
-
-        model = network()
-    except ImportError:
-        print("EfficientNet-Lite0 with ImageNet weights is not installed, and left out")
+        model = hw.load_model("efficientnet-lite0")
+    except hw.HeadwaterError as error:
+        print(f"EfficientNet-Lite0 is left out: {error}")
         return
     photos = load_labelled(data / "imagenet-sample").sample(2 * counts.photos, seed=13)
     chosen = photos[: counts.photos] if half == "choose" else photos[counts.photos :]

@@ -1,6 +1,7 @@
 from . import (
     composites as composites,
     data as data,
+    deployment as deployment,
     errors as errors,
     evaluation as evaluation,
     experiments as experiments,
@@ -20,6 +21,8 @@ from .engine.presets import load_composite as load_composite
 from .engine.presets import register_composite as register_composite
 from .engine.registrations import register_rule as register_rule
 from .engine.registrations import unregister_rule as unregister_rule
+from .deployment import Exported as Exported
+from .deployment import export as export
 from .data.preprocessing import Preprocessing as Preprocessing
 from .errors import HeadwaterError as HeadwaterError
 from .evaluation import Settings as Settings

@@ -35,12 +35,24 @@ class DataError(HeadwaterError):
     """A data folder does not have the layout that was expected."""
 
 
+class ExportError(HeadwaterError):
+    """A network with its sweep cannot be written as one graph, or the graph gives other maps."""
+
+
+class CompileError(HeadwaterError):
+    """A sweep cannot be compiled; the message names the operation."""
+
+
 class MissingDependencyError(HeadwaterError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 
 
 class OutputError(HeadwaterError):
     """A result cannot be written where it was asked for."""
+
+
+class CompileWarning(UserWarning):
+    """A sweep cannot be compiled and runs uncompiled, as was asked for."""
 
 
 class ConservationWarning(UserWarning):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,10 +19,10 @@ from headwater.data.images import open_image
 from headwater.data.preprocessing import Preprocessing, seen
 from headwater.errors import InputError
 from headwater.files import write_bytes, write_text
-from headwater.methods import QUANTIZED, load_method
-from headwater.metrics.insertion_deletion import Protocol, insertion_deletion
+from headwater.methods import QUANTIZED_LEVELS, load_method, split_name
+from headwater.metrics.insertion_deletion import Protocol, insertion_deletion, published_step
 from headwater.models import ModelCard, card_of, default_model, load_model, network_input, weights_digest
-from headwater.report.images import Style, overlay
+from headwater.report.images import Style, as_png, encoded, fitted, overlay
 
 COLUMN, PAGE = 3.4, 7.0
 """Width of a column and of a page of the usual two-column layouts, in inches."""
@@ -79,12 +77,13 @@ class Grid:
                 axis.set_axis_off()
                 middle = (left + side / 2) / width
                 if i == 0:
-                    heading = _fitting(self.headings[j], side)
-                    canvas.text(middle, 1 - 0.02 / height, heading, ha="center", va="top", fontsize=_FONT)
+                    heading = fitted(self.headings[j], "", side, _FONT)
+                    top = 1 - 0.02 / height
+                    canvas.text(middle, top, heading, ha="center", va="top", fontsize=_FONT, parse_math=False)
                 if self.scores and j > 0:
                     at = (bottom - 0.01) / height
                     canvas.text(middle, at, f"{self.scores[i][j - 1]:.3f}", ha="center", va="top", fontsize=_FONT)
-            title = _fitting(self.titles[i], side)
+            title = fitted(self.titles[i], "", side, _FONT)
             up = (bottom + side / 2) / height
             canvas.text(0.02 / width, up, title, rotation=90, ha="left", va="center", fontsize=_FONT, parse_math=False)
         return canvas
@@ -103,14 +102,9 @@ class Grid:
         path = Path(path)
         if path.suffix.lower() not in _FORMATS:
             raise InputError(f"figures are written as {', '.join(_FORMATS)}, got {path.name!r}")
-        stream = io.BytesIO()
-        # Text stays text, in fonts that publishers take (no Type 3), and the same figure is the same file.
-        with matplotlib.rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "headwater"}):
-            kind = path.suffix.lower().removeprefix(".")
-            dated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}[kind]
-            self.figure(width).savefig(stream, format=kind, metadata=dated)
+        content = encoded(self.figure(width), path.suffix.lower().removeprefix("."))
         return [
-            write_bytes(path, stream.getvalue()),
+            write_bytes(path, content),
             write_text(path.with_suffix(".txt"), self.caption() + "\n"),
             write_text(path.with_suffix(".json"), json.dumps(self.facts, indent=1)),
         ]
@@ -129,9 +123,7 @@ class Grid:
         return " ".join(parts)
 
     def _repr_png_(self) -> bytes:
-        stream = io.BytesIO()
-        self.figure().savefig(stream, format="png")
-        return stream.getvalue()
+        return as_png(self.figure())
 
 
 def grid(
@@ -188,7 +180,7 @@ def grid(
             target = int(e.target)
             panels.append(overlay(photo, _enlarged(e.heatmap[0].detach().float().cpu().numpy(), photo.size), style))
             if protocol is not None:
-                points = step or max(1, round(500 * x[0, 0].numel() / 224**2))
+                points = step or published_step(x[0, 0].numel())
                 mean, std = card.preprocessing.mean, card.preprocessing.std
                 result = insertion_deletion(network, x, e.heatmap, target, protocol, points, mean=mean, std=std)
                 measured.append(result.id.item())
@@ -196,41 +188,61 @@ def grid(
         scores.append(tuple(measured))
         name = card.class_name(cast("int", target))
         about.append({"file": path.name, "class": name, "probability": e.probability.item()})
+    measured_by = None if protocol is None else f"insertion minus deletion ({protocol} protocol)"
     return Grid(
         tuple(rows),
         tuple(image["class"] for image in about),
         ("input", *(headings or methods)),
         tuple(scores) if protocol is not None else (),
-        _facts(network, card, methods, protocol, style or Style(), about),
+        caption_facts(card, weights_digest(network), methods, _variants(methods), measured_by, style or Style(), about),
     )
 
 
-def _facts(
-    network: nn.Module,
+def caption_facts(
     card: ModelCard,
+    digest: str,
     methods: Sequence[str],
-    protocol: Protocol | None,
+    variant: str,
+    protocol: str | None,
     style: Style,
-    about: list[dict[str, Any]],
+    images: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    published = [name for name in methods if name.removesuffix(QUANTIZED).endswith("-published")]
-    quantized = [name for name in methods if name.endswith(QUANTIZED)]
-    variants = [
-        *([f"as the authors' code computes them ({', '.join(published)})"] if published else []),
-        *([f"heat-quantized to 8 levels, published variant ({', '.join(quantized)})"] if quantized else []),
-    ]
+    """What the caption of a grid needs.
+
+    Args:
+        card: of the network.
+        digest: of its weights.
+        methods: names, one per column of maps.
+        variant: of the maps, in words; empty for the usual one.
+        protocol: what stands below each map, in words; ``None`` for nothing.
+        style: colours.
+        images: ``file``, ``class`` and ``probability`` of each row.
+    """
     return {
         "headwater": __version__,
         "model": card.name,
         "weights": card.weights,
-        "weights_digest": weights_digest(network),
+        "weights_digest": digest,
         "methods": list(methods),
-        "variant": "; ".join(variants),
-        "protocol": None if protocol is None else f"insertion minus deletion ({protocol} protocol)",
+        "variant": variant,
+        "protocol": protocol,
         "colours": f"{style.colormap or 'inferno, or RdBu_r around 0 for maps with negative relevance'}, up to the "
         f"percentile {style.clip:g} of each map's size",
-        "images": about,
+        "images": list(images),
     }
+
+
+def _variants(methods: Sequence[str]) -> str:
+    """Which of the methods are as published, and which are quantized, in words."""
+    groups: dict[str, list[str]] = {}
+    for name in methods:
+        base, quantization = split_name(name)
+        if base.endswith("-published"):
+            groups.setdefault("as the authors' code computes them", []).append(name)
+        if quantization is not None:
+            text = f"heat-quantized to {QUANTIZED_LEVELS} levels, {quantization} variant"
+            groups.setdefault(text, []).append(name)
+    return "; ".join(f"{text} ({', '.join(names)})" for text, names in groups.items())
 
 
 def _enlarged(heatmap: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -238,9 +250,3 @@ def _enlarged(heatmap: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if heatmap.shape == size[::-1]:
         return heatmap
     return np.asarray(Image.fromarray(heatmap).resize(size, Image.Resampling.BILINEAR))
-
-
-def _fitting(text: str, inches: float) -> str:
-    """A text that fits beside or above a panel, its middle left out if need be; a letter is half as wide as high."""
-    most = max(4, int(inches * 72 / (0.55 * _FONT)))
-    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"

@@ -20,7 +20,7 @@ from headwater.engine.scales import mean_of_scales
 from headwater.errors import HeadwaterError, InputError
 from headwater.files import safe_name, write_bytes, write_record
 from headwater.heatmaps import heat_quantization
-from headwater.methods import explains_against, load_method
+from headwater.methods import QUANTIZED_LEVELS, explains_against, load_method, split_name
 from headwater.models import ModelCard, card_of, default_model, load_model, network_input, weights_digest
 from headwater.report.images import Labels, Style, figure, overlay
 from headwater.report.notebook import ACCOUNT, account_cells, class_table, image_tag
@@ -85,7 +85,7 @@ class ImageExplanation(Explanation):
     def figure(self, style: Style | None = None) -> bytes:
         """Image, map with colour bar, and overlay, as PNG; says class, image, method, model and the bar's unit."""
         chosen = self._style(style)
-        return figure(self.image, self.image_map, self._labels(chosen), chosen)
+        return figure(self.image, self.image_map, self._labels(chosen), chosen, levels=self._levels())
 
     def scales_figure(self, style: Style | None = None) -> bytes:
         """The map at every scale laid over the image, from coarse (where it looked) to fine (what it saw), as PNG.
@@ -110,6 +110,15 @@ class ImageExplanation(Explanation):
         """Colours on both sides of 0 for a map of two classes, if nothing else is asked for."""
         style = style or Style()
         return replace(style, sign="signed") if self.against is not None and style.sign == "auto" else style
+
+    def _levels(self) -> np.ndarray | None:
+        """The values that a quantized map can have; ``None`` for others."""
+        _, variant = split_name(self.method)
+        if self.quantized is None and variant is None:
+            return None
+        quantized = self.heatmap if self.quantized is None else heat_quantization(self.heatmap, self.quantized)
+        low, high = quantized.min().item(), quantized.max().item()
+        return np.linspace(low, high, self.quantized or QUANTIZED_LEVELS + (variant == "equation"))
 
     @property
     def explained(self) -> str:

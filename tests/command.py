@@ -36,15 +36,15 @@ def started(
     return process
 
 
-def headwater(*arguments: str, cwd: Path | None = None, **environment: str) -> Finished:
-    """``headwater ARGUMENTS``, run to its end."""
+def headwater(*arguments: str, cwd: Path | None = None, seconds: float = 300, **environment: str) -> Finished:
+    """``headwater ARGUMENTS``, run to its end, which must come within so many seconds."""
     with tempfile.TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
         process = started(*arguments, stdout=stdout, stderr=stderr, cwd=cwd, **environment)
-        process.join(300)
+        process.join(seconds)
         if process.is_alive():
             process.kill()
-            raise TimeoutError(f"headwater {' '.join(arguments)} ran for more than 300 s: {stderr.read_text()}")
+            raise TimeoutError(f"headwater {' '.join(arguments)} ran for more than {seconds} s: {stderr.read_text()}")
         return Finished(process.exitcode, stdout.read_text(), stderr.read_text())
 
 

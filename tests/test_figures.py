@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from helpers import EXAMPLES, TinyResidual, settle
+from matplotlib.figure import Figure
 from PIL import Image
 
 import headwater as hw
 from headwater.errors import InputError
 from headwater.figures import COLUMN, PAGE
 from headwater.report import Style, overlay
+from headwater.report.images import shown
 
 PHOTOS = [EXAMPLES / "tabby.jpg", EXAMPLES / "espresso.jpg"]
 METHODS = ["otsuki2024", "otsuki2024-published+hq", "random"]
@@ -103,6 +106,45 @@ def test_what_does_not_fit(model, images, methods, options, message):
 def test_another_format_is_refused(figure, tmp_path):
     with pytest.raises(InputError, match=r"written as \.pdf, \.svg, \.png, got 'maps\.docx'"):
         figure.save(tmp_path / "maps.docx")
+
+
+def test_headings_are_text(model):
+    """Dollar signs are no mathematics, and letters that the font lacks are drawn as boxes, without a warning."""
+    figure = hw.figures.grid(PHOTOS[:1], ["random"], model, headings=["$x$ 日本"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    assert not any(text.get_parse_math() for text in figure.figure().texts)
+
+
+def test_a_map_that_is_one_level_but_for_a_few_pixels_shows_these():
+    heatmap = np.full((64, 64), -0.1)
+    heatmap[:3, :3] = 1.0
+    view = shown(heatmap)
+    assert view.norm.vmax == 1.0 and np.median(view.strength()) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("method", "quantize", "steps"),
+    [
+        ("otsuki2024+hq", None, 8),
+        ("otsuki2024+hq-equation", None, 9),
+        ("otsuki2024", 5, 5),
+        ("random+hq", 3, 3),
+        ("otsuki2024", None, 0),
+    ],
+)
+def test_the_colours_of_a_quantized_map_come_in_as_many_steps(model, monkeypatch, method, quantize, steps):
+    bars = []
+    colorbar = Figure.colorbar
+    monkeypatch.setattr(Figure, "colorbar", lambda *a, **k: bars.append(colorbar(*a, **k)) or bars[-1])
+    hw.explain(PHOTOS[0], model, method, quantize=quantize).figure()
+    (bar,) = bars
+    if steps:
+        assert steps == bar.cmap.N and len(bar.norm.boundaries) == steps + 1
+        assert len(np.unique(bar.cmap(np.arange(steps)), axis=0)) == steps
+    else:
+        assert bar.cmap.N > 32
 
 
 @pytest.mark.parametrize("colormap", ["inferno", "jet", "RdBu_r", "gray", "viridis"])

@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 
 import headwater
+from headwater.allocator import keep_freed_memory
 from headwater.cli.evaluate import evaluate
 from headwater.cli.explain import explain
+from headwater.cli.export import export
 from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
 from headwater.cli.report import report
@@ -30,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, serve, evaluate, report, reproduce, train, models, methods, experiments):
+for command in (explain, serve, export, evaluate, report, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     for stream in ("stdout", "stderr"):
         _make_writable(stream)
+    keep_freed_memory()
     warnings.simplefilter("ignore", ConservationWarning)  # every command says it in its own words
     try:
         with handled():

@@ -25,6 +25,7 @@ from headwater.cli.options import (
     Step,
     Weights,
     check_devices,
+    check_readable,
     load_network,
     split_names,
 )
@@ -58,8 +59,10 @@ def evaluate(
     labels: Labels = "names",
 ) -> None:
     """Measure methods on labelled images: insertion, deletion, conservation, localisation, randomisation."""
+    check_readable(data)
     from headwater import evaluation
     from headwater.metrics.insertion_deletion import Protocol
+    from headwater.models import card_of
 
     protocols = cast("tuple[Protocol, ...]", tuple(split_names(protocol)))
     settings = evaluation.Settings(
@@ -67,9 +70,10 @@ def evaluate(
     )
     places = check_devices(devices)
     network = load_network(model, weights, arch, allow_code, prepare)
+    settings.step_for(card_of(network).preprocessing.crop ** 2)
     WORK.begin(out, samples)
     several = len(places) > 1
-    with evaluation_progress() as progress:
+    with evaluation_progress(samples, batch_size) as progress:
         evaluation.evaluate(
             network if several else network.to(places[0]),
             data,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.errors import InputError
+from headwater.errors import DataError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,6 +64,20 @@ Labels = Annotated[
         help="names (matched with the network's), positions, predicted, or a CSV file: image,label or folder,label."
     ),
 ]
+
+
+def check_readable(folder: Path) -> None:
+    """Check that a folder of images is there, before a network or a library is loaded.
+
+    Raises:
+        DataError: it is not, or cannot be listed.
+    """
+    try:
+        next(folder.iterdir(), None)
+    except OSError as error:
+        raise DataError(
+            f"{folder} is not a folder that can be read ({error.strerror}); give one with images"
+        ) from error
 
 
 def load_network(

@@ -23,6 +23,7 @@ from headwater.cli.options import (
     Weights,
     by_name,
     check_devices,
+    check_readable,
     folder,
     load_network,
 )
@@ -73,11 +74,14 @@ def reproduce(
     labels: Labels = "names",
 ) -> None:
     """Run an experiment of the papers and print its numbers beside the published ones."""
+    folders, chosen = _pairs(data, model or [])
+    for part in folders.values():
+        check_readable(part)
     from headwater import experiments
     from headwater.evaluation import Settings
 
     places = check_devices(devices)
-    folders, chosen = _pairs(data, model or [])
+    chosen = {part: _runs(given) for part, given in chosen.items()}
     experiments.check_names(name, [part for part in folders if part], style)
     flat = [given for mine in chosen.values() for given in mine]
     models = {
@@ -88,7 +92,7 @@ def reproduce(
     settings = Settings(
         ("otsuki2024",), samples, split=split, seed=seed, step=step, batch_size=batch_size, labels=labels
     )
-    with evaluation_progress() as progress:
+    with evaluation_progress(samples, batch_size) as progress:
         done = experiments.reproduce(
             name,
             folders.get("", folders),
@@ -126,7 +130,7 @@ def _pairs(data: list[str], model: list[str]) -> tuple[dict[str, Path], dict[str
         if name not in folders:
             hint = f"--data {name}=DIR gives it data" if name else f"--model NAME={given[0]} says for which data it is"
             raise InputError(f"--model {name}{'=' * bool(name)}{given[0]} has no data; {hint}")
-    return folders, {name: _runs(models.get(name, [_DEFAULT])) for name in folders}
+    return folders, {name: models.get(name, [_DEFAULT]) for name in folders}
 
 
 def _runs(given: list[str]) -> list[str]:

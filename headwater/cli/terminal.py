@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from headwater.cli.interruption import WORK
 
 console = Console(highlight=False, soft_wrap=True)
+messages = Console(highlight=False, soft_wrap=True, stderr=True)
+"""For what is no result."""
 
 
 def complain(message: str) -> None:
@@ -21,28 +23,44 @@ def complain(message: str) -> None:
     print(f"headwater: error: {message}", file=sys.stderr)
 
 
-def progress_bar(label: str, *columns: TextColumn, transient: bool = False) -> Progress:
+def progress_bar(label: str, *columns: TextColumn, transient: bool = False, on: Console = console) -> Progress:
     """A progress bar with count and time left, drawn on a terminal only."""
     parts = (TextColumn(label), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn())
-    return Progress(*parts, console=console, transient=transient, disable=not console.is_terminal)
+    return Progress(*parts, console=on, transient=transient, disable=not on.is_terminal)
 
 
 @contextmanager
-def evaluation_progress() -> Iterator[Callable[[int, int, float], None]]:
-    """Progress with rate and time left: a bar on a terminal, plain lines elsewhere; warnings are one line each."""
-    with progress_bar("evaluating", TextColumn("{task.fields[rate]}")) as bar, warnings.catch_warnings():
-        task = bar.add_task("", total=None, rate="")
+def evaluation_progress(images: int, chunk: int) -> Iterator[Callable[[int, int, float], None]]:
+    """Progress with rate and time left on stderr: a bar on a terminal, plain lines elsewhere; from the start.
+
+    The time left is estimated from what this call has measured. Warnings are one line each.
+
+    Args:
+        images: to be measured, at most.
+        chunk: images between two calls.
+    """
+    rate_column = TextColumn("{task.fields[rate]}")
+    with progress_bar("evaluating", rate_column, on=messages) as bar, warnings.catch_warnings():
+        task, before = bar.add_task("", total=images, rate="estimating"), 0
+        last: int | None = None
 
         def say(message: Warning | str, *_: Any) -> None:
             print(f"headwater: warning: {message}", file=sys.stderr)
 
+        def plain(line: str) -> None:
+            if not messages.is_terminal:
+                messages.print(line, markup=False)
+
         def progress(done: int, total: int, seconds: float) -> None:
+            nonlocal before, last
+            if last is None or done <= last:  # a run has just begun, perhaps with what an earlier call has measured
+                before = max(0, done - chunk)
+            last = done
             WORK.done, WORK.total = done, total
-            rate = f"{done / seconds:.2f} images/s" if seconds else ""
-            bar.update(task, completed=done, total=total, rate=rate)
-            if not console.is_terminal:
-                left = seconds / done * (total - done)
-                console.print(f"{done} of {total} images, {rate}, {left:.0f} s left", markup=False)
+            rate = (done - before) / max(seconds, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.2f} images/s")
+            plain(f"{done} of {total} images, {rate:.2f} images/s, {(total - done) / rate:.0f} s left")
 
         warnings.showwarning = say  # type: ignore[assignment]  # without the place in the code
+        plain(f"measuring up to {images} images; the time is estimated after the first {min(chunk, images)}")
         yield progress

@@ -39,7 +39,9 @@ def open_image(path: str | Path) -> Image.Image:
         raise ImageError(f"{path} cannot be read: {error}") from error
 
 
-def read_image(file: BinaryIO, name: str, most: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    file: BinaryIO, name: str, most: int = MAX_PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """Read an image as RGB, upright as its EXIF orientation says.
 
     Transparent parts become white, greyscale and CMYK are converted; of several frames the first is read. Deeper
@@ -51,6 +53,7 @@ def read_image(file: BinaryIO, name: str, most: int = MAX_PIXELS) -> Image.Image
         file: at its beginning.
         name: what it is called in errors.
         most: pixels; a larger image is refused before it is decoded.
+        formats: that are read, as Pillow calls them; ``None`` for all that it knows.
 
     Raises:
         ImageError: the file is empty, not a readable image, cut off, or too large; or it holds floating-point values
@@ -63,7 +66,7 @@ def read_image(file: BinaryIO, name: str, most: int = MAX_PIXELS) -> Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter than none
-            with Image.open(file) as image:
+            with Image.open(file, formats=formats) as image:
                 width, height = image.size
                 if width * height > most:
                     raise ImageError(

@@ -92,6 +92,12 @@ class LabelledImages:
     classes: tuple[str, ...] | None = None
     wnids: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        for image in self.images:
+            if not image.name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in image.name):
+                shown = image.name.encode(errors="backslashreplace").decode()
+                raise DataError(f"the file name {shown} is not UTF-8, as tables need it; rename the file")
+
     def names(self) -> tuple[str, ...] | None:
         """The class names, each with its WordNet number in front if the data have both."""
         if self.classes is None or self.wnids is None:

@@ -112,4 +112,4 @@ def _per_image(values: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """
     dimensions = list(range(1, values.ndim))
     sums = values.sum(dimensions, dtype=dtype) if dimensions else values.to(dtype)
-    return sums if len(sums) == count else sums.view(count, -1).sum(1)
+    return sums if sums.shape[0] == count else sums.view(count, -1).sum(1)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.node import map_aggregate
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 Shape = tuple[int | None, ...]
 """Size of each dimension; ``None`` where it grows with the number of images."""
@@ -76,7 +78,8 @@ class BatchSize:
     expression: Any
 
     def __call__(self, x: Tensor) -> int:
-        return int(self.expression.subs(dict.fromkeys(self.expression.free_symbols, len(x))))
+        sizes = dict.fromkeys(self.expression.free_symbols, x.shape[0])  # which is a symbol while tracing
+        return sympy_interp(PythonReferenceAnalysis, sizes, self.expression)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Convolution(Linear):
             kernel[(slice(None), slice(None), *middle)] = 1
             one = like.new_empty((1, groups, *like.shape[2:]))
             reach = self._forward(torch.ones_like(one), kernel, None, groups) * channels
-            share = self._backward(summed / reach, kernel, one.expand(len(r), *one.shape[1:]), groups)
+            share = self._backward(summed / reach, kernel, one.expand(r.shape[0], *one.shape[1:]), groups)
         return share.expand(like.shape) if groups == 1 else share.repeat_interleave(channels, 1)
 
     def _middle(self, w: Tensor) -> tuple[slice, ...]:

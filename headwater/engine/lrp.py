@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.engine.account import Account
+from headwater.engine.compiled import compiled_sweep
 from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation, warn_if_lost
 from headwater.engine.graph import Graph
@@ -20,10 +22,10 @@ from headwater.engine.plan import Plan, make_plan
 from headwater.engine.presets import load_composite
 from headwater.engine.registrations import registry_version
 from headwater.engine.scales import Layout
-from headwater.engine.seed import Region, Start, Target, check_start, make_seed
+from headwater.engine.seed import Region, Seed, Start, Target, check_start, make_seed
 from headwater.engine.sweep import sweep
 from headwater.engine.weights import WeightStore
-from headwater.errors import InputError
+from headwater.errors import CompileError, CompileWarning, InputError
 
 
 class LRP:
@@ -37,6 +39,9 @@ class LRP:
             to per-pixel logits ``(N, K, H, W)``.
         composite: which rule goes where: a name (see :func:`list_composites`) or a :class:`Composite`.
         output: which output to explain, if the model returns several: a key of its dict, a position in its tuple.
+        compile: run the sweep as one program of ``torch.compile``. The first call for an image size compiles it, and
+            one more for the next number of images, which takes from seconds to minutes (docs/export.md). Maps differ
+            by rounding. ``"if possible"``: a sweep that cannot be compiled runs as it is, with a warning.
 
     >>> import torch, headwater as hw
     >>> model = hw.load_model("tiny20")
@@ -49,9 +54,16 @@ class LRP:
     """
 
     def __init__(
-        self, model: nn.Module, composite: str | Composite = "otsuki2024", output: str | int | None = None
+        self,
+        model: nn.Module,
+        composite: str | Composite = "otsuki2024",
+        output: str | int | None = None,
+        compile: bool | Literal["if possible"] = False,
     ) -> None:
         check_module(model)
+        if not isinstance(compile, bool) and compile != "if possible":
+            raise InputError(f"compile must be False, True or 'if possible', got {compile!r}")
+        self.compile = compile
         self.model = model
         self.output = output
         self.composite = composite  # the setter takes a name too
@@ -110,8 +122,10 @@ class LRP:
                 ``against`` is the target.
             TraceError: the network cannot be traced.
             UnsupportedOperationError: the network has an operation without a rule.
+            CompileError: with ``compile=True``, an operation cannot be compiled.
 
         Warns:
+            CompileWarning: likewise with ``compile="if possible"``; the map is that of the sweep as it is.
             ConservationWarning: a map does not sum to the relevance that the sweep began with, though the composite is
                 not one of the presets that are known to lose some.
         """
@@ -119,13 +133,29 @@ class LRP:
         check_start(start)
         plan = self.plan(x)
         account = self._account(plan, len(x), checkpoints, plan.layouts if scales else {})
-        with computing(x):
-            plan.weights.refresh()
-            images = detached(x).contiguous(memory_format=torch.channels_last)
+
+        def plain(images: Tensor) -> tuple[Seed, Tensor]:
             plan.bindings.compute(images)
-            seed, relevance = sweep(
+            return sweep(
                 plan, images, lambda output: make_seed(output, len(x), target, start, region, against), account
             )
+
+        def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:
+            with computing(x):
+                plan.weights.refresh()
+                return wanted(detached(x).contiguous(memory_format=torch.channels_last))
+
+        if not self.compile:
+            seed, relevance = run(plain)
+        else:
+            try:
+                seed, relevance = run(compiled_sweep(plan, x, target, start, region, against, account))
+            except CompileError as error:
+                if self.compile is True:
+                    raise
+                warnings.warn(f"{error}; the sweep runs uncompiled", CompileWarning, stacklevel=2)
+                self.compile = False  # it would fail again
+                seed, relevance = run(plain)
         conservation = account.conservation(seed.total, relevance, seed.size)
         warn_if_lost(conservation, self.composite.name, relevance.dtype)
         if progress is not None:

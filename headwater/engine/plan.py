@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Plan:
         layouts: those cuts between image and output that have rows and columns, with their layout, in order.
         weights: the model's live parameters.
         bindings: what the operations' arguments stand for.
+        programs: what was compiled of it, by what was asked for.
 
     >>> import torch, headwater as hw
     >>> plan = hw.LRP(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU())).plan(torch.zeros(1, 3, 8, 8))
@@ -48,6 +50,7 @@ class Plan:
     layouts: Mapping[str, Layout]
     weights: WeightStore
     bindings: Bindings
+    programs: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def prepared(self, step: Step) -> tuple[Tensor | None, ...]:
         """What the step's rule makes of the layer's parameters alone, kept until they change."""
@@ -55,7 +58,7 @@ class Plan:
         if not isinstance(layer, Linear) or rule is None:
             return ()
         return self.weights.derived(
-            (step.output, rule),
+            derived_key(step),
             lambda: tuple(w if w is None else channels_last(w) for w in rule.prepare(layer.weight, layer.bias)),
         )
 
@@ -94,6 +97,11 @@ class Plan:
         widths = [max(len(row[k]) for row in rows) for k in range(3)]
         lines = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, (*widths, 0), strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
+
+
+def derived_key(step: Step) -> tuple[object, ...]:
+    """Under which :meth:`Plan.prepared` keeps what it returns."""
+    return step.output, step.rule
 
 
 def make_plan(graph: Graph, composite: Composite, weights: WeightStore) -> Plan:

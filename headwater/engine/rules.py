@@ -89,9 +89,9 @@ class Follow(Rule):
         back = torch.func.vjp(lambda *h: layer.run(h), *inputs)[1](relevance)
         if not layer.has_constants:
             return back
-        count = min(len(h) for h in (relevance, *back))  # windows may be counted with the images
+        count = min(h.shape[0] for h in (relevance, *back))  # windows may be counted with the images
         lost = relevance.reshape(count, -1).sum(1) - sum(h.reshape(count, -1).sum(1) for h in back)
-        each = lost / sum(h[:1].numel() * (len(h) // count) for h in back)
+        each = lost / sum(h[:1].numel() * (h.shape[0] // count) for h in back)
         return [
             (h.reshape(count, -1) + each[:, None]).reshape(h.shape).contiguous(memory_format=_layout(h)) for h in back
         ]

@@ -47,19 +47,58 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
         TraceError: the output has another shape.
         InputError: the target, the region or the class against it does not fit.
     """
-    if output.ndim not in (1, 2, 4) or len(output) != count:
+    logits = with_classes(output, count)
+    mask = None if region is None else region_mask(region, logits)
+    classes = check_target(target, class_scores(logits, mask))
+    if against is None:
+        return seed_at(output, logits, classes, start, mask)
+    other = chosen_classes(against, count, logits.shape[1], logits.device, "against")
+    check_different(classes, other)
+    return seed_at(output, logits, classes, start, mask, other)
+
+
+def with_classes(output: Tensor, count: int) -> Tensor:
+    """The output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
+
+    Raises:
+        TraceError: it has another shape than ``(N,)``, ``(N, K)`` and ``(N, K, H, W)``.
+    """
+    if output.ndim not in (1, 2, 4) or output.shape[0] != count:
         raise TraceError(
             f"the network returns {tuple(output.shape)} for {count} images; supported are logits (N, K), one value per "
             "image (N,), and per-pixel logits (N, K, H, W). Wrap it in a module that returns one of these."
         )
-    logits = output[:, None] if output.ndim == 1 else output
-    if region is not None and logits.ndim != 4:
-        raise InputError(f"region is for networks with per-pixel outputs; this one returns {tuple(output.shape)}")
+    return output[:, None] if output.ndim == 1 else output
+
+
+def class_scores(logits: Tensor, mask: Tensor | None) -> Float[Tensor, "n k"]:
+    """Of which the largest is the predicted class: the logits; for per-pixel logits mean probabilities."""
+    if logits.ndim == 2:
+        return logits
+    return _mean(logits.softmax(1), torch.ones_like(logits[:, 0]) if mask is None else mask)
+
+
+def seed_at(
+    output: Tensor,
+    logits: Tensor,
+    classes: Tensor,
+    start: Start,
+    mask: Tensor | None,
+    against: Tensor | None = None,
+) -> Seed:
+    """The seed for classes that are known to fit; tensor operations alone, which can be traced.
+
+    Args:
+        output: of the network.
+        logits: the same with a class dimension.
+        classes: long ``(N,)``.
+        start: relevance to begin with.
+        mask: the region of per-pixel logits, ``(N, H, W)``; ``None`` for the pixels where the class is predicted.
+        against: other classes, long ``(N,)``, or ``None``.
+    """
     probabilities = logits.softmax(1)
-    given = None if region is None else _mask(region, logits)
-    inside = torch.ones_like(logits[:, 0]) if given is None else given
-    classes = check_target(target, _mean(probabilities, inside) if logits.ndim == 4 else logits)
-    if logits.ndim == 4 and given is None:
+    inside = torch.ones_like(logits[:, 0]) if mask is None else mask
+    if logits.ndim == 4 and mask is None:
         predicted = (logits.argmax(1) == classes[:, None, None]).to(logits.dtype)
         found = predicted.flatten(1).sum(1)[:, None, None] > 0
         inside = torch.where(found, predicted, inside)  # a class that is predicted nowhere: everywhere
@@ -67,11 +106,10 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
     probability = _of_class(probabilities, classes)
     starts = {"probability": probabilities, "logit": logits, "one": torch.ones_like(logits)}[start]
     beginning = _of_class(starts, classes) * part
-    seed, size, other = _placed(logits, classes, beginning), None, None
+    seed, size = _placed(logits, classes, beginning), None
     if against is not None:
-        other = check_against(against, classes, logits)
-        less = _of_class(starts, other) * part
-        seed -= _placed(logits, other, less)
+        less = _of_class(starts, against) * part
+        seed = seed - _placed(logits, against, less)
         size = _total(beginning.abs() + less.abs())
         beginning = beginning - less
     return Seed(
@@ -80,24 +118,24 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
         logits,
         classes,
         _total(probability * part),
-        other,
+        against,
         size,
     )
 
 
 def _of_class(values: Tensor, classes: Tensor) -> Tensor:
     """One class's of values ``(N, K, ...)``, ``(N, ...)``."""
-    return torch.take_along_dim(values, _at(classes, values), 1)[:, 0]
+    return values.gather(1, _at(classes, values))[:, 0]
 
 
 def _placed(logits: Tensor, classes: Tensor, values: Tensor) -> Tensor:
     """Zeros shaped as the logits, with values at one class."""
-    at = _at(classes, logits).expand(-1, 1, *logits.shape[2:])
-    return torch.zeros_like(logits).scatter_(1, at, values[:, None])
+    return torch.zeros_like(logits).scatter_(1, _at(classes, logits), values[:, None])
 
 
 def _at(classes: Tensor, values: Tensor) -> Tensor:
-    return classes.view(-1, *[1] * (values.ndim - 1))
+    """Where one class's of values ``(N, K, ...)`` are, ``(N, 1, ...)``."""
+    return classes.view(-1, *[1] * (values.ndim - 1)).expand(-1, 1, *values.shape[2:])
 
 
 def _total(values: Tensor) -> Tensor:
@@ -112,6 +150,16 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
         InputError: wrong type, shape or range, or scores that are not finite.
     """
     count, classes = logits.shape
+    check_scores(logits)
+    return logits.argmax(1) if target is None else chosen_classes(target, count, classes, logits.device)
+
+
+def check_scores(logits: Tensor) -> None:
+    """Refuse scores ``(N, K)`` that are not finite.
+
+    Raises:
+        InputError: some are NaN or infinity.
+    """
     finite = logits.isfinite().all(1)
     if not finite.all():
         which = [k for k, fine in enumerate(finite.tolist()) if not fine]
@@ -119,32 +167,32 @@ def check_target(target: Target, logits: Tensor) -> Tensor:
             f"the network's output holds NaN or infinity for images {which} of this batch; a map made from it would "
             "mean nothing. In half precision, try float32"
         )
-    if target is None:
-        return logits.argmax(1)
-    return _in_range(target, "target", count, classes, logits.device)
 
 
-def check_against(against: int | Tensor, target: Int[Tensor, " n"], logits: Tensor) -> Int[Tensor, " n"]:
-    """The class against which each image is explained, long ``(N,)``, given the explained ones and the logits.
+def chosen_classes(given: int | Tensor, count: int, classes: int, device: torch.device, name: str = "target") -> Tensor:
+    """The class of each image, long ``(N,)``, of a network with so many classes.
 
     Raises:
-        InputError: wrong type, shape or range, or the class is the explained one.
+        InputError: wrong type, shape or range.
     """
-    chosen = _in_range(against, "against", len(logits), logits.shape[1], logits.device)
-    same = [k for k, equal in enumerate((chosen == target).tolist()) if equal]
+    chosen = check_classes(given, name, count, device)
+    if ((chosen < 0) | (chosen >= classes)).any():
+        raise InputError(f"{name} {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
+    return chosen.expand(count)
+
+
+def check_different(target: Int[Tensor, " n"], against: Int[Tensor, " n"]) -> None:
+    """Refuse to explain a class against itself.
+
+    Raises:
+        InputError: the two are the same for an image.
+    """
+    same = [k for k, equal in enumerate((against == target).tolist()) if equal]
     if same:
         raise InputError(
             f"target and against are the same class, {int(target[same[0]])}, for images {same} of this batch; a map of "
             "why one class and not another needs two (without a target, the predicted class is explained)"
         )
-    return chosen
-
-
-def _in_range(given: int | Tensor, name: str, count: int, classes: int, device: torch.device) -> Tensor:
-    chosen = check_classes(given, name, count, device)
-    if ((chosen < 0) | (chosen >= classes)).any():
-        raise InputError(f"{name} {chosen.tolist()} is out of range; the network has classes 0 to {classes - 1}")
-    return chosen.expand(count)
 
 
 def class_probability(logits: Float[Tensor, "n k"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -163,8 +211,15 @@ def _mean(probabilities: Tensor, inside: Tensor) -> Tensor:
     return (probabilities * inside[:, None]).flatten(2).sum(2)
 
 
-def _mask(region: tuple[int, int] | Tensor, logits: Tensor) -> Tensor:
-    """The region as ones and zeros, ``(N, H, W)``."""
+def region_mask(region: tuple[int, int] | Tensor, logits: Tensor) -> Tensor:
+    """The region as ones and zeros, ``(N, H, W)``; of the logits only shape, dtype and device count.
+
+    Raises:
+        InputError: it does not fit the logits, or is empty.
+    """
+    if logits.ndim != 4:
+        shape = tuple(logits.shape)
+        raise InputError(f"region is for networks with per-pixel outputs; this one returns {shape}")
     count, _, height, width = logits.shape
     if isinstance(region, tuple):
         row, column = region

@@ -54,6 +54,10 @@ class WeightStore:
         self.tensors = tensors
         self._seen = identity, checksum, sums
 
+    def stand_for(self, tensors: Mapping[str, Tensor], derived: Mapping[Any, Any]) -> None:
+        """Give these until the next :meth:`refresh`, as while a sweep is traced."""
+        self.tensors, self._cache, self._seen = dict(tensors), dict(derived), None
+
     def derived(self, key: Any, make: Callable[[], Any]) -> Any:
         """``make()``, kept under ``key`` until a weight changes."""
         if key not in self._cache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from headwater.data.labelled import LabelledImage
 from headwater.errors import HeadwaterError
-from headwater.files import write_bytes, write_text
+from headwater.files import is_intact
 
 _DAMAGED, _CHANGED, _FAILED = "damaged", "changed", "failed"
 
@@ -48,7 +47,7 @@ def _stale(path: Path, chunk: Sequence[LabelledImage], digests: Mapping[str, str
     """Why a chunk's rows cannot be used; empty if they can."""
     import pandas
 
-    if not _intact(path):
+    if not is_intact(path):
         return _DAMAGED
     try:
         rows = pandas.read_parquet(path, columns=["image", "error", "digest"])
@@ -58,28 +57,6 @@ def _stale(path: Path, chunk: Sequence[LabelledImage], digests: Mapping[str, str
         return _CHANGED
     failed = set(rows["image"][rows["error"].notna()])
     return _FAILED if any(_can_be_read(image) for image in chunk if image.name in failed) else ""
-
-
-def write_checked(path: Path, content: bytes) -> None:
-    """Write a file of rows, and its SHA-256 beside it: Parquet's reader does not notice every flipped bit.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    write_bytes(path, content)
-    write_text(_checksum_file(path), hashlib.sha256(content).hexdigest())
-
-
-def _intact(path: Path) -> bool:
-    """Whether a file of rows matches its checksum."""
-    try:
-        return _checksum_file(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
-    except OSError:
-        return False
-
-
-def _checksum_file(path: Path) -> Path:
-    return path.with_suffix(".sha256")
 
 
 def _can_be_read(image: LabelledImage) -> bool:

@@ -26,12 +26,12 @@ from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import Preprocessing
 from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, MissingDependencyError
-from headwater.evaluation.chunks import unfinished, write_checked
+from headwater.evaluation.chunks import unfinished
 from headwater.evaluation.labels import label_for
 from headwater.evaluation.settings import Settings
 from headwater.evaluation.thumbnails import COLUMNS as THUMBNAILS
 from headwater.evaluation.worker import Worker
-from headwater.files import claim, write_bytes, write_text
+from headwater.files import claim, write_bytes, write_checked, write_text
 from headwater.methods import is_baseline, load_method
 from headwater.metrics import randomisation
 from headwater.models import ModelCard, card_of, network_input, weights_digest
@@ -200,6 +200,7 @@ def _about(
         "data": data.layout if isinstance(data, LabelledImages) else str(Path(data).absolute()),
         "devices": list(devices) or sorted(used),
         "classes": card.classes,
+        "step": settings.step_for(card.preprocessing.crop**2),
         "baselines": [name for name in settings.methods if is_baseline(name)],
         "versions": {"Python": platform.python_version(), "headwater": __version__, **_installed()},
     }

@@ -8,11 +8,10 @@ from typing import get_args
 
 from headwater.errors import InputError
 from headwater.methods import list_methods, split_name, unknown_method
-from headwater.metrics.insertion_deletion import Protocol
+from headwater.metrics.insertion_deletion import Protocol, published_step
 
 LABELS = ("names", "positions", "predicted")
 """Sources of labels, besides a file."""
-_PUBLISHED_STEP, _PUBLISHED_PIXELS = 500, 224 * 224
 
 
 @dataclass(frozen=True)
@@ -71,4 +70,4 @@ class Settings:
         """
         if self.step is not None and self.step >= pixels:
             raise InputError(f"a step of {self.step} pixels leaves no curve on images of {pixels} pixels; take fewer")
-        return self.step or max(1, round(_PUBLISHED_STEP * pixels / _PUBLISHED_PIXELS))
+        return self.step or published_step(pixels)

@@ -16,7 +16,7 @@ from headwater.methods.abn import AttentionMap
 from headwater.methods.all_scales import AllScales
 from headwater.methods.baselines import BASELINES
 from headwater.methods.method import Method, as_method
-from headwater.methods.post_processed import MASKED, QUANTIZED, quantized, split_name
+from headwater.methods.post_processed import MASKED, QUANTIZED, QUANTIZED_LEVELS, quantized, split_name
 from headwater.methods.published import PUBLISHED
 from headwater.methods.rise import Rise
 from headwater.methods.score_cam import ScoreCAM
@@ -149,6 +149,7 @@ def explains_against(method: Method) -> bool:
 
 __all__ = [
     "QUANTIZED",
+    "QUANTIZED_LEVELS",
     "AllScales",
     "Method",
     "explains_against",

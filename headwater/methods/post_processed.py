@@ -16,6 +16,8 @@ from headwater.methods.method import Checkpoints, Method, Progress
 
 QUANTIZED = "+hq"
 """Suffix of a method's name: the method's map after heat quantization in 8 levels, as published."""
+QUANTIZED_LEVELS = 8
+"""Of the methods with that suffix."""
 _VARIANTS: dict[str, Variant] = {QUANTIZED: "published", f"{QUANTIZED}-equation": "equation"}
 
 
@@ -58,4 +60,4 @@ MASKED: dict[str, Callable[[nn.Module], PostProcessed]] = {
 
 def quantized(method: Method, variant: Variant) -> PostProcessed:
     """A method whose map is quantized in 8 levels."""
-    return PostProcessed(method, partial(heat_quantization, variant=variant))
+    return PostProcessed(method, partial(heat_quantization, levels=QUANTIZED_LEVELS, variant=variant))

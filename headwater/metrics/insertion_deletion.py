@@ -49,6 +49,15 @@ class InsertionDeletion:
         return self.insertion - self.deletion
 
 
+def published_step(pixels: int) -> int:
+    """Pixels between two points of the curves: 500 of 224 x 224, as in the papers, in proportion for other sizes.
+
+    >>> published_step(224 * 224), published_step(64 * 64)
+    (500, 41)
+    """
+    return max(1, round(500 * pixels / 224**2))
+
+
 def insertion_deletion(
     model: nn.Module,
     x: Float[Tensor, "n c H W"],

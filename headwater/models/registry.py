@@ -105,7 +105,7 @@ def load_model(
     else:
         _check_name(text)
         if wanted is not None and is_weights_file(wanted):
-            model, card = _from_file(Path(wanted), text)
+            model, card = _from_file(Path(wanted), text, named=True)
             card = replace(card, name=text)
         elif wanted is not None and wanted.lower() == RANDOM:
             build, preprocessing, _ = architecture(text)
@@ -255,7 +255,12 @@ def timm_classes(model: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, .
     return names, tuple(info.index_to_label_name(k) for k in range(info.num_classes()))
 
 
-def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
+def _from_file(path: Path, arch: str | None, named: bool = False) -> tuple[nn.Module, ModelCard]:
+    """A network with the weights in a file.
+
+    Its classes are known where the network is ``named``, which says that they are that network's usual ones, or where
+    the file is torchvision's. Their number alone says nothing.
+    """
     state = read_checkpoint(path)
     if arch is None:
         raise InputError(f"{path} holds weights without a network; say which: arch='resnet50', or --arch resnet50")
@@ -265,9 +270,9 @@ def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, ModelCard]:
     classes = len(state[head]) if head in state and state[head].ndim else len(names)
     model = build(num_classes=classes)
     load_weights(model, state, str(path), arch)
-    known = names if len(names) == classes else None
-    wnids = None if known is None else tiny20.WNIDS if arch == "tiny20" else imagenet_wnids(known)
     published = weights_in_file(path, arch)
+    known = names if (named or published is not None) and len(names) == classes else None
+    wnids = None if known is None else tiny20.WNIDS if arch == "tiny20" else imagenet_wnids(known)
     if published is None:
         return model, ModelCard(str(path), str(path), preprocessing, known, wnids)
     version, preprocessing = str(published), preprocessing_of(published)

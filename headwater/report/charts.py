@@ -71,7 +71,7 @@ def interval_chart(intervals: Mapping[str, Summary], description: str, x_label: 
     ends = [v for s in rows.values() for v in (s.low, s.high, s.mean) if math.isfinite(v)]
     ticks = _ticks(min([*ends, 0.0]), max([*ends, 0.0]))
     low, high = ticks[0], ticks[-1]
-    left = 16 + 7 * max((len(name) for name in rows), default=0)
+    left = 16 + 9 * max((len(name) for name in rows), default=0)
     width, height = left + 420, _TOP + _ROW * len(rows) + _BOTTOM
 
     def x(value: float) -> float:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.ticker import ScalarFormatter
 from PIL import Image
 
 from headwater.errors import InputError
@@ -37,7 +38,8 @@ class Style:
             ``"jet"`` matches the papers.
         sign: ``"positive"`` shows negative relevance as 0, ``"absolute"`` its size, ``"signed"`` both around 0;
             ``"auto"`` is signed where negative relevance has more than a hundredth of the mass.
-        clip: percentile of the map's size at which the colours end, so that single pixels don't hide the rest.
+        clip: percentile of the map's size at which the colours end, so that single pixels don't hide the rest; of maps
+            of which more than half is at or above it, they end at the largest.
         clip_by: what the percentile counts: ``"pixels"``, or ``"mass"``: the value below which pixels hold that part of
             the relevance.
         opacity: of the map laid over the photo where it is strongest, in [0, 1].
@@ -111,6 +113,8 @@ def shown(heatmap: np.ndarray, style: Style | None = None) -> Shown:
     sizes = np.abs(finite) if signed else np.maximum(finite, 0)
     top = _top(sizes, style) if sizes.size else 0.0
     largest = float(sizes.max(initial=0.0))
+    if np.count_nonzero(sizes >= top) > sizes.size / 2:  # as in quantized maps whose background is one level
+        top = largest
     top = top if top > 0 else largest or 1.0
     norm = Normalize(-top if signed else 0.0, top, clip=True)
     colormap = matplotlib.colormaps[style.colormap or ("RdBu_r" if signed else "inferno")]
@@ -193,7 +197,12 @@ class Labels:
 
 
 def figure(
-    image: Image.Image, heatmap: np.ndarray, labels: Labels, style: Style | None = None, width: float = 10
+    image: Image.Image,
+    heatmap: np.ndarray,
+    labels: Labels,
+    style: Style | None = None,
+    width: float = 10,
+    levels: np.ndarray | None = None,
 ) -> bytes:
     """Photo, map with colour bar, and overlay side by side, as PNG.
 
@@ -206,8 +215,11 @@ def figure(
         labels: its texts.
         style: colours.
         width: of the figure, in inches.
+        levels: the values of a quantized map, ascending; its colours then come in as many steps.
     """
-    view = shown(heatmap, style)
+    style = style or Style()
+    view = shown(heatmap, style if levels is None else replace(style, clip=100.0))
+    norm, colormap = (view.norm, view.colormap) if levels is None else _stepped(view, levels, style)
     part = _window(np.isfinite(heatmap))
     rows, columns = heatmap[part].shape
     panel = (width - 1.3) / 3
@@ -219,7 +231,7 @@ def figure(
     axes = [canvas.add_axes((0.005 + k * (panel + 0.08) / width, low, panel / width, high)) for k in range(3)]
     laid = overlay(image, heatmap, style)
     axes[0].imshow(_reduced(image, part, panel), interpolation="none", aspect="auto")
-    drawn = axes[1].imshow(view.values[part], norm=view.norm, cmap=view.colormap, interpolation="none", aspect="auto")
+    drawn = axes[1].imshow(view.values[part], norm=norm, cmap=colormap, interpolation="none", aspect="auto")
     axes[1].set_facecolor("0.85")
     axes[2].imshow(_reduced(laid, part, panel), interpolation="none", aspect="auto")
     whole = (rows, columns) == heatmap.shape
@@ -232,21 +244,37 @@ def figure(
         left = 0.005 + k * (panel + 0.08) / width
         tail = f"  {labels.probability}" if k == 0 and labels.probability else ""
         for text, end, size, colour, above in ((head, tail, 9, "black", 0.24), (below, "", 8, "0.35", 0.07)):
-            line = _fitted(text, end, panel, size)
+            line = fitted(text, end, panel, size)
             at = low + high + above / height
             canvas.text(left, at, line, fontsize=size, color=colour, va="bottom", parse_math=False)
         axis.set_xticks([])
         axis.set_yticks([])
-    note = _fitted(labels.note.replace("{sum}", f"{view.sum:.4g}"), "", width - 0.1, 8)
+    note = fitted(labels.note.replace("{sum}", f"{view.sum:.4g}"), "", width - 0.1, 8)
     canvas.text(0.005, 0.07 / height, note, fontsize=8, color="0.35", va="bottom", parse_math=False)
     bar = canvas.add_axes((0.005 + 3 * (panel + 0.08) / width, low, 0.13 / width, high))
     extend = ("both" if view.below else "max") if view.clipped else ("min" if view.below else "neither")
-    colorbar = canvas.colorbar(drawn, cax=bar, extend=extend)
+    if levels is None:
+        colorbar = canvas.colorbar(drawn, cax=bar, extend=extend)
+    else:
+        ticks = norm.boundaries[:-1] / 2 + norm.boundaries[1:] / 2  # type: ignore[attr-defined]
+        colorbar = canvas.colorbar(drawn, cax=bar, ticks=ticks[:: -(-len(ticks) // 8)], format=ScalarFormatter())
+        bar.minorticks_off()
     colorbar.set_label(labels.unit, fontsize=8)
     bar.ticklabel_format(axis="y", scilimits=(-2, 2))
     bar.tick_params(labelsize=7)
     bar.yaxis.get_offset_text().set_fontsize(7)
     return as_png(canvas)
+
+
+def _stepped(view: Shown, levels: np.ndarray, style: Style) -> tuple[BoundaryNorm, ListedColormap]:
+    """Colours of a map that has these values alone, each from half-way below it to half-way above it."""
+    drawn = {"absolute": np.abs(levels), "positive": np.maximum(levels, 0)}.get(style.sign, levels)
+    values = np.unique(drawn)
+    if len(values) < 2:
+        values = np.array([0.0, *values]) if values[0] > 0 else np.array([*values, values[0] + 1])
+    middle = (values[:-1] + values[1:]) / 2
+    edges = [2 * values[0] - middle[0], *middle, 2 * values[-1] - middle[-1]]
+    return BoundaryNorm(edges, len(values)), ListedColormap(view.colormap(view.norm(values)))
 
 
 def _window(known: np.ndarray) -> tuple[slice, slice]:
@@ -268,7 +296,7 @@ def _reduced(image: Image.Image, part: tuple[slice, slice], inches: float) -> np
     return np.asarray(image.convert("RGB").reduce(factor, (columns.start, rows.start, columns.stop, rows.stop)))
 
 
-def _fitted(text: str, tail: str, inches: float, size: float) -> str:
+def fitted(text: str, tail: str, inches: float, size: float) -> str:
     """``text`` and ``tail`` on one line of that width; a text that is too long loses its middle."""
     text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     renderer = RendererAgg(1, 1, 72)
@@ -304,7 +332,17 @@ def _quiet_about_glyphs() -> Iterator[None]:
 
 def as_png(canvas: Figure) -> bytes:
     """A figure as PNG."""
+    return encoded(canvas, "png")
+
+
+def encoded(canvas: Figure, kind: str, metadata: Mapping[str, str] | None = None) -> bytes:
+    """A figure as a file of that kind: ``"pdf"``, ``"svg"``, ``"png"``; the same figure is the same file.
+
+    Text stays text, in fonts that publishers take (no Type 3).
+    """
     stream = io.BytesIO()
-    with _quiet_about_glyphs():
-        canvas.savefig(stream, format="png")
+    undated: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
+    settings: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "headwater"}
+    with _quiet_about_glyphs(), matplotlib.rc_context(settings):
+        canvas.savefig(stream, format=kind, metadata={**undated, **(metadata or {})})
     return stream.getvalue()

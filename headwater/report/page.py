@@ -67,7 +67,7 @@ def evaluation_page(run: RunFolder, threshold: float = PUBLISHED_THRESHOLD) -> s
     Raises:
         DataError: a file of rows is damaged.
     """
-    summary = SummaryTable.of(run.table, run.about.get("baselines") or [])
+    summary = SummaryTable.of(run.table, run.about["baselines"])
     measure = next(column for column in ("id_published", "id_budget") if column in run.table)
     template = Environment(
         loader=PackageLoader("headwater.report"),
@@ -95,8 +95,8 @@ def evaluation_page(run: RunFolder, threshold: float = PUBLISHED_THRESHOLD) -> s
         threshold=threshold,
         conservation=_conservation(readable, summary.methods),
         unreadable=_unreadable(run.table),
-        settings=Table(("setting", "value"), _rows(run.settings), "ll").html(),
-        versions=Table(("software", "version"), _rows(run.about.get("versions") or {}), "ll").html(),
+        settings=Table(("setting", "value"), _rows({**run.settings, **_used(run)}), "ll").html(),
+        versions=Table(("software", "version"), _rows(run.about["versions"]), "ll").html(),
         again=_again(run),
     )
 
@@ -181,11 +181,7 @@ def _examples(
         (
             method,
             which,
-            [
-                _example(row, method, run, measure, *pictures[row["image"], method])
-                for row in part.to_dict("records")
-                if (row["image"], method) in pictures
-            ],
+            [_example(row, method, run, measure, *pictures[row["image"], method]) for row in part.to_dict("records")],
         )
         for method, which, part in chosen
     ]
@@ -248,12 +244,17 @@ def _rows(values: Any) -> list[tuple[Cell, ...]]:
     return [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in values.items()]
 
 
+def _used(run: RunFolder) -> dict[str, Any]:
+    """What was used where the settings leave it open; runs of older versions do not say."""
+    return {"step": run.about["step"]} if "step" in run.about else {}
+
+
 def _again(run: RunFolder) -> str:
     """The command, or the Python call, that makes the same run."""
-    if run.about.get("command"):
+    if run.about["command"]:
         return str(run.about["command"])
     names = ("methods", "samples", "protocols", "split", "seed", "step", "batch_size", "labels")
     given = {name: run.settings.get(name) for name in names}
     settings = ", ".join(f"{k}={tuple(v) if isinstance(v, list) else v!r}" for k, v in given.items())
-    data = run.about.get("data")
+    data = run.about["data"]
     return f"headwater.evaluate(model, {data!r}, headwater.Settings({settings}), {str(run.folder)!r})"

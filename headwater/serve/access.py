@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import MutableMapping
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -19,6 +17,7 @@ COOKIE = "headwater"
 _OPEN = ("/login", "/static/page.css")
 _LONGEST_FORM = 2000  # bytes
 _PATIENCE = 1.0  # seconds that an answer to a wrong password takes
+_MOST_WAITING = 8  # wrong passwords that are being answered; with it, passwords that can be tried in a second
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -46,6 +45,7 @@ class Guard:
     def __init__(self, app: ASGIApp, password: str | None = None) -> None:
         self.app, self._password = app, password
         self._token = secrets.token_urlsafe(32)
+        self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI has it."""
@@ -78,9 +78,15 @@ class Guard:
             body += part
             if len(body) > _LONGEST_FORM:
                 return Response("too long", 413)
+        if self._waiting >= _MOST_WAITING:
+            return Response("too many wrong passwords at once; try again in a second", 429)
         given = parse_qs(body.decode(errors="replace")).get("password", [""])[0]
         if not secrets.compare_digest(given.encode(), str(self._password).encode()):
-            await asyncio.sleep(_PATIENCE)
+            self._waiting += 1
+            try:
+                await asyncio.sleep(_PATIENCE)
+            finally:
+                self._waiting -= 1
             return RedirectResponse("/login?wrong", 303)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(COOKIE, self._token, httponly=True, samesite="strict")
@@ -90,20 +96,14 @@ class Guard:
 def same_origin(headers: Headers) -> bool:
     """Whether a request comes from the page itself, or from no browser."""
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _with_headers(send: Send) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=_as_scope(message))
-            for name, value in _HEADERS.items():
-                headers[name] = value
+            message.setdefault("headers", [])
+            MutableHeaders(scope=message).update(_HEADERS)
         await send(message)
 
     return sending
-
-
-def _as_scope(message: Message) -> MutableMapping[str, Any]:
-    message["headers"] = list(message.get("headers", []))
-    return message

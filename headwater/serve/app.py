@@ -19,9 +19,9 @@ from starlette.websockets import WebSocket
 
 from headwater.errors import InputError
 from headwater.serve.access import Guard
-from headwater.serve.line import Line
 from headwater.serve.networks import Network
 from headwater.serve.photo import example
+from headwater.serve.queue import JobQueue
 from headwater.serve.visitor import Visitor
 
 MOST_VISITORS = 64
@@ -38,14 +38,14 @@ def build(networks: Mapping[str, Network], password: str | None = None, hosts: t
         password: that visitors are asked for; ``None`` for none.
         hosts: names under which the page may be asked for; a website that lets its own name point here gets nothing.
     """
-    line, aside, present = Line(), ThreadPoolExecutor(1, "headwater-aside"), set[Visitor]()
+    queue, drawing, present = JobQueue(), ThreadPoolExecutor(1, "headwater-drawing"), set[Visitor]()
 
     async def attend(socket: WebSocket) -> None:
         await socket.accept()
         if len(present) >= MOST_VISITORS:
             await socket.close(FULL, f"{MOST_VISITORS} visitors are here already; come back later")
             return
-        visitor = Visitor(socket, networks, line, aside)
+        visitor = Visitor(socket, networks, queue, drawing)
         present.add(visitor)
         try:
             await visitor.attend()
@@ -67,8 +67,8 @@ def build(networks: Mapping[str, Network], password: str | None = None, hosts: t
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        line.close()
-        aside.shutdown(wait=False, cancel_futures=True)
+        queue.close()
+        drawing.shutdown(wait=False, cancel_futures=True)
 
     routes = [
         Route("/", page),

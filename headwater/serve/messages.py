@@ -11,6 +11,7 @@ import numpy as np
 
 from headwater.errors import InputError
 
+_LONGEST = 4000  # letters of a request; the page sends a few hundred
 _ALIGNED = 8  # arrays begin at multiples of it, as the page's typed arrays need
 
 
@@ -35,8 +36,10 @@ def parse(text: str) -> dict[str, Any]:
     """A request of the page.
 
     Raises:
-        InputError: it is not a JSON object with a text ``do``.
+        InputError: it is too long, or not a JSON object with a text ``do``.
     """
+    if len(text) > _LONGEST:
+        raise InputError(f"a request has at most {_LONGEST:,} letters, this one {len(text):,}")
     try:
         request = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from headwater.errors import ImageError, InputError
 
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")  # no others are decoded: some start other programs
 ACCEPTED = f"JPEG, PNG, WebP, TIFF, BMP or GIF, up to {MAX_BYTES // 10**6} MB and {MAX_PIXELS // 10**6} megapixels"
 _SHOWN = 1024  # the longest side of what the page shows; its figures are drawn from it
 _EXAMPLES = ("tabby.jpg", "espresso.jpg")
@@ -51,7 +52,7 @@ class Photo:
         image = _decoded(content)
         width, height = image.size
         image.thumbnail((_SHOWN, _SHOWN))
-        with Image.open(io.BytesIO(content)) as file:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
             animated = bool(getattr(file, "is_animated", False))
         return cls(content, Path(name), image, width, height, animated)
 
@@ -68,7 +69,7 @@ class Photo:
 
 def _decoded(content: bytes) -> Image.Image:
     try:
-        return read_image(io.BytesIO(content), "the file", MAX_PIXELS)
+        return read_image(io.BytesIO(content), "the file", MAX_PIXELS, _FORMATS)
     except ImageError as error:
         raise ImageError(f"{error}. Accepted: {ACCEPTED}") from error
 

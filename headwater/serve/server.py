@@ -61,7 +61,7 @@ def serve(
         )
     named = f"[{host}]" if ":" in host else host
     say(f"Headwater is at http://{named}:{taken} (Ctrl-C ends it)")
-    hosts = ("*",) if public else (*_HOSTS, host)
+    hosts = ("*",) if public else (*_HOSTS, named)
     app = build(networks, password if public else None, hosts)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # the server handles both, and raises them again when it has ended

@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-import matplotlib
 import numpy as np
 import torch
 
 import headwater as hw
 from headwater.data.preprocessing import seen
 from headwater.errors import InputError
-from headwater.figures import Grid
+from headwater.figures import Grid, caption_facts
 from headwater.files import safe_name
 from headwater.methods.method import Progress
-from headwater.metrics.insertion_deletion import Protocol, insertion_deletion, pixel_ranks
+from headwater.metrics.insertion_deletion import Protocol, insertion_deletion, pixel_ranks, published_step
 from headwater.models import network_input
-from headwater.report.images import shown
+from headwater.report.images import encoded, shown
 from headwater.serve.networks import Network
 from headwater.serve.photo import Photo
 
@@ -57,8 +56,10 @@ class Look:
             raise InputError(f"a scale is counted from 0, the coarsest; got {scale!r}")
         if not isinstance(levels, int) or not (levels == 0 or 2 <= levels <= MOST_LEVELS):
             raise InputError(f"levels must be 0 (none) or 2 to {MOST_LEVELS}, got {levels!r}")
-        if request.get("colormap", "") not in COLORMAPS or not isinstance(opacity, (int, float)):
-            raise InputError(f"colormap must be one of {', '.join(COLORMAPS[1:])} or empty, and opacity a number")
+        if request.get("colormap", "") not in COLORMAPS:
+            raise InputError(f"colormap must be one of {', '.join(COLORMAPS[1:])} or empty")
+        if not isinstance(opacity, (int, float)) or not 0 <= opacity <= 1:
+            raise InputError(f"opacity must be a number in [0, 1], got {opacity!r}")
         return cls(levels or None, hw.Style(request.get("colormap") or None, opacity=float(opacity)), scale)
 
 
@@ -99,9 +100,9 @@ def painted(e: hw.ImageExplanation, look: Look) -> tuple[dict[str, Any], Arrays]
     chosen = look.scale is not None and look.scale < len(scales)
     heatmap = scales[look.scale or 0] if chosen else e.heatmap
     values = heatmap[0].float().cpu().numpy()
+    style = look.style if e.against is None else replace(look.style, sign="signed")
     if look.levels is not None:
         heatmap = hw.heat_quantization(heatmap, look.levels)
-    style = look.style if e.against is None else replace(look.style, sign="signed")
     view = shown(heatmap[0].float().cpu().numpy(), style)
     colours = (np.dstack([view.colours(), view.strength()]) * 255).round().astype(np.uint8)
     return {"scale": look.scale if chosen else None}, {"values": values, "colours": colours}
@@ -127,7 +128,7 @@ def curves(network: Network, photo: Photo, e: hw.ImageExplanation, progress: Pro
             e.heatmap,
             e.target,
             protocol,
-            hw.Settings((e.method,)).step_for(rows * columns),
+            published_step(rows * columns),
             mean=prepare.mean,
             std=prepare.std,
             progress=told,
@@ -173,20 +174,8 @@ def paper_figure(maps: Sequence[hw.ImageExplanation], look: Look) -> tuple[str, 
     overlays = [replace(e, quantized=look.levels).overlay(style).crop(part) for e in maps]
     methods = [e.method if look.levels is None else f"{e.method}+hq{look.levels}" for e in maps]
     target = {"file": first.path.name, "class": first.explained, "probability": first.probability.item()}
-    facts = {
-        "headwater": hw.__version__,
-        "model": first.card.name,
-        "weights": first.card.weights,
-        "weights_digest": first.weights_digest,
-        "methods": methods,
-        "variant": "" if look.levels is None else f"heat-quantized to {look.levels} levels, published variant",
-        "protocol": None,
-        "colours": f"{style.colormap or 'inferno, or RdBu_r around 0 for maps with negative relevance'}, up to the "
-        f"percentile {style.clip:g} of each map's size",
-        "images": [target],
-    }
-    rows, headings = ((first.image.crop(part), *overlays),), ("input", *methods)
-    grid, stream = Grid(rows, (first.explained,), headings, (), facts), io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}):  # a font that publishers take
-        grid.figure().savefig(stream, format="pdf", metadata={"Subject": grid.caption()})
-    return f"{safe_name(first.path.stem)}.{safe_name(first.explained)}.maps.pdf", stream.getvalue(), grid.caption()
+    variant = "" if look.levels is None else f"heat-quantized to {look.levels} levels, published variant"
+    facts = caption_facts(first.card, first.weights_digest, methods, variant, None, style, [target])
+    grid = Grid(((first.image.crop(part), *overlays),), (first.explained,), ("input", *methods), (), facts)
+    content = encoded(grid.figure(), "pdf", {"Subject": grid.caption()})
+    return f"{safe_name(first.path.stem)}.{safe_name(first.explained)}.maps.pdf", content, grid.caption()

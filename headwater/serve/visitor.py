@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,10 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 import headwater as hw
 from headwater.errors import HeadwaterError, InputError
 from headwater.methods.method import Progress
-from headwater.serve.line import Line, Standing
 from headwater.serve.messages import frame, parse
 from headwater.serve.networks import Network, methods_on_offer
 from headwater.serve.photo import ACCEPTED, MAX_BYTES, Photo, example, examples
+from headwater.serve.queue import JobQueue, JobState, Report
 from headwater.serve.views import COLORMAPS, Arrays, Look, curves, drawn_file, map_view, painted, paper_figure
 
 MOST_METHODS = 4
@@ -38,13 +39,13 @@ class Visitor:
     Args:
         socket: the connection, accepted.
         networks: on offer, by name.
-        line: where work that takes long waits.
-        aside: where short work is done meanwhile.
+        queue: where work that takes long waits.
+        drawing: does short work meanwhile: decoding, colouring, figures.
     """
 
-    def __init__(self, socket: WebSocket, networks: Mapping[str, Network], line: Line, aside: Executor) -> None:
-        self._socket, self._networks, self._line, self._aside = socket, networks, line, aside
-        self._sending = asyncio.Lock()
+    def __init__(self, socket: WebSocket, networks: Mapping[str, Network], queue: JobQueue, drawing: Executor) -> None:
+        self._socket, self._networks, self._queue, self._drawing = socket, networks, queue, drawing
+        self._lock = asyncio.Lock()
         self._job: asyncio.Task[None] | None = None
         self._photo: Photo | None = None
         self._network = next(iter(networks.values()))
@@ -53,7 +54,7 @@ class Visitor:
     async def attend(self) -> None:
         """Answer until the page is closed."""
         try:
-            await self._tell(
+            await self._send(
                 "hello",
                 networks=[network.describe() for network in self._networks.values()],
                 methods=methods_on_offer(),
@@ -72,15 +73,15 @@ class Visitor:
     async def _answer(self, message: Mapping[str, Any]) -> None:
         content = message.get("bytes")
         if content is not None:
-            await self._told(None, lambda: self._take(content, "photo", None))
+            await self._guarded(None, lambda: self._take(content, "photo", None))
             return
         try:
             request = parse(message.get("text") or "")
         except InputError as error:
-            await self._tell("error", message=str(error))
+            await self._send("error", message=str(error))
             return
         number = request.get("id")
-        await self._told(number, lambda: self._do(request, number))
+        await self._guarded(number, lambda: self._do(request, number))
 
     async def _do(self, request: Mapping[str, Any], number: object) -> None:
         match request["do"]:
@@ -93,30 +94,30 @@ class Visitor:
             case "paint":
                 look = Look.of(request)
                 for e in tuple(self._maps.values()):
-                    message, arrays = await self._beside(partial(painted, e, look))
-                    await self._tell("paint", number, arrays, method=e.method, **message)
-                await self._tell("painted", number)
+                    message, arrays = await self._in_thread(partial(painted, e, look))
+                    await self._send("paint", number, arrays, method=e.method, **message)
+                await self._send("painted", number)
             case "file":
                 look, what, maps = Look.of(request), request.get("what"), tuple(self._maps.values())
                 if what == "grid" and maps:
-                    name, content, caption = await self._beside(partial(paper_figure, maps, look))
+                    name, content, caption = await self._in_thread(partial(paper_figure, maps, look))
                 else:
                     e, caption = self._map(request.get("method")), ""
-                    name, content = await self._beside(partial(drawn_file, e, what, look))
-                await self._tell("file", number, {"content": content}, name=name, caption=caption)
+                    name, content = await self._in_thread(partial(drawn_file, e, what, look))
+                await self._send("file", number, {"content": content}, name=name, caption=caption)
             case "cancel":
                 self._stop()
-                await self._tell("cancelled", number)
+                await self._send("cancelled", number)
             case other:
                 raise InputError(f"there is nothing called {other!r} to do")
 
     async def _take(self, content: bytes, name: str, number: object) -> None:
         """Take a photo instead of the one before, which stays if this one cannot be read."""
         self._stop()
-        photo = await self._beside(lambda: Photo.read(content, name))
+        photo = await self._in_thread(lambda: Photo.read(content, name))
         self._photo, self._maps = photo, {}
         facts = {"width": photo.width, "height": photo.height, "animated": photo.animated, "name": name}
-        await self._tell("photo", number, {"jpeg": await self._beside(photo.jpeg)}, **facts)
+        await self._send("photo", number, {"jpeg": await self._in_thread(photo.jpeg)}, **facts)
 
     async def _explain(self, request: Mapping[str, Any], number: object) -> None:
         photo, look = self._chosen_photo(), Look.of(request)
@@ -135,40 +136,40 @@ class Visitor:
                 return e, *map_view(e, look)
 
             try:
-                e, message, arrays = await self._line.run(work, self._telling(number, method))
+                e, message, arrays = await self._queue.run(work, self._reporting(number, method))
             except HeadwaterError as error:  # the other methods may do
-                await self._tell("error", number, message=f"{method}: {error}", method=method)
+                await self._send("error", number, message=f"{method}: {error}", method=method)
                 continue
             self._maps[method] = e
-            await self._tell("map", number, arrays, **message)
+            await self._send("map", number, arrays, **message)
 
     async def _measure(self, number: object) -> None:
         photo, network = self._chosen_photo(), self._network
         if not self._maps:
             raise InputError("there is no map yet; explain the photo first")
         for method, e in tuple(self._maps.items()):
-            progress = self._telling(number, f"curves of {method}")
-            message, arrays = await self._line.run(partial(curves, network, photo, e), progress)
-            await self._tell("curves", number, arrays, **message)
+            progress = self._reporting(number, f"curves of {method}")
+            message, arrays = await self._queue.run(partial(curves, network, photo, e), progress)
+            await self._send("curves", number, arrays, **message)
 
     def _begin(self, job: Callable[[], Awaitable[None]], number: object) -> None:
         """Do a job that takes long, instead of the one before."""
         self._stop()
 
-        async def guarded() -> None:
+        async def guarded_job() -> None:
             with contextlib.suppress(_PageClosedError):
-                await self._told(number, job)
-                await self._tell("done", number)
+                await self._guarded(number, job)
+                await self._send("done", number)
 
-        self._job = asyncio.create_task(guarded())
+        self._job = asyncio.create_task(guarded_job())
 
     def _stop(self) -> None:
         if self._job is not None:
             self._job.cancel()
             self._job = None
 
-    async def _told(self, number: object, work: Callable[[], Awaitable[None]]) -> None:
-        """Do something; if it fails, tell the page, which goes on."""
+    async def _guarded(self, number: object, work: Callable[[], Awaitable[None]]) -> None:
+        """Do something; if it fails, say so to the page, which goes on."""
         try:
             await work()
             return
@@ -179,33 +180,33 @@ class Visitor:
         except Exception as error:  # a fault of the page's own, or of a library's
             traceback.print_exc(file=sys.stderr)
             message = f"this failed in the server: {type(error).__name__}: {error}"
-        await self._tell("error", number, message=message)
+        await self._send("error", number, message=message)
 
-    def _telling(self, number: object, what: str) -> Callable[[Standing], Awaitable[None]]:
-        """Tells the page how far a piece of work is, when that has changed."""
-        last: Standing | None = None
+    def _reporting(self, number: object, what: str) -> Report:
+        """Tells the page how far a job is, when that has changed."""
+        last: JobState | None = None
 
-        async def told(standing: Standing) -> None:
+        async def report(state: JobState) -> None:
             nonlocal last
-            if standing != last:
-                last = standing
-                await self._tell("standing", number, what=what, **vars(standing))
+            if state != last:
+                last = state
+                await self._send("state", number, what=what, **vars(state))
 
-        return told
+        return report
 
-    async def _tell(self, kind: str, number: object = None, arrays: Arrays | None = None, /, **message: Any) -> None:
+    async def _send(self, kind: str, number: object = None, arrays: Arrays | None = None, /, **message: Any) -> None:
         answer = {"kind": kind, "id": number, **message}
-        async with self._sending:
+        async with self._lock:
             try:
                 if arrays is None:
-                    await self._socket.send_json(answer)
+                    await self._socket.send_text(json.dumps(answer))
                 else:
                     await self._socket.send_bytes(frame(answer, arrays))
             except (WebSocketDisconnect, RuntimeError, OSError) as error:
                 raise _PageClosedError from error
 
-    async def _beside(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._drawing, work)
 
     def _chosen_photo(self) -> Photo:
         if self._photo is None:
@@ -213,9 +214,10 @@ class Visitor:
         return self._photo
 
     def _map(self, method: object) -> hw.ImageExplanation:
-        if method not in self._maps:
+        found = self._maps.get(str(method))
+        if found is None:
             raise InputError(f"there is no map of {method!r} yet")
-        return self._maps[str(method)]
+        return found
 
 
 def _class(network: Network, given: object) -> int | None:

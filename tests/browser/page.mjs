@@ -7,22 +7,10 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 
-const require = createRequire(join(process.cwd(), ".local/browser/"));
-const { chromium } = require("playwright-core");
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
-const { values: options } = parseArgs({
-  options: {
-    model: { type: "string" },
-    shots: { type: "string", default: ".local/shots" },
-    python: { type: "string", default: ".venv/bin/python" },
-    chromium: { type: "string", default: "/usr/bin/chromium" },
-  },
-});
+import { everyLook, launch, options, watched } from "./browser.mjs";
 
 const files = mkdtempSync(join(tmpdir(), "headwater-browser-"));
 execFileSync(options.python, ["-c", `
@@ -61,18 +49,12 @@ server.on("exit", (code, signal) => {
   process.exit(1);
 });
 const complaints = [];
-const browser = await chromium.launch({ executablePath: options.chromium, args: ["--no-sandbox"] });
+const browser = await launch();
 const results = {};
 
 async function opened() {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true });
-  const page = await context.newPage();
+  const page = await watched(browser, complaints, (url) => url.startsWith(address) || url.startsWith("blob:"));
   page.setDefaultTimeout(900000); // a busy machine takes its time to import the libraries of a method
-  page.on("console", (message) => message.type() === "error" && complaints.push(`console: ${message.text()}`));
-  page.on("pageerror", (error) => complaints.push(`error: ${error.stack}`));
-  page.on("request", (request) => {
-    if (!request.url().startsWith(address) && !request.url().startsWith("blob:")) complaints.push(`asks for ${request.url()}`);
-  });
   await page.goto(address);
   await page.getByText("Choose a photo, or pick an example.").waitFor();
   return page;
@@ -84,14 +66,6 @@ const problem = (page) => page.locator("#problem:visible").textContent();
 
 async function upload(page, path) {
   await page.setInputFiles("#file", path);
-}
-
-async function accessible(page, where) {
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run(document));
-  const serious = violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
-  for (const { id, nodes } of violations) console.log(`axe, ${where}: ${id}: ${nodes.map((node) => node.html).slice(0, 3).join(" ")}`);
-  assert.deepEqual(serious.map(({ id }) => id), [], `axe finds serious faults ${where}`);
 }
 
 async function saved(page, name) {
@@ -257,6 +231,13 @@ print(a.dtype, a.ndim, bool(np.isfinite(a).all()), a.shape[0] == a.shape[1])`], 
     await page.getByLabel("Method 2").selectOption("gradcam");
     await done(page);
   },
+  async "two photos at once: the later one counts"(page) {
+    await page.evaluate(() => document.querySelectorAll("#examples button").forEach((one) => one.click()));
+    await page.locator("#explained", { hasText: "espresso" }).waitFor();
+    await done(page);
+    const file = await saved(page, "overlay (PNG) of gradcam");
+    assert.match(file.name, /^espresso\./);
+  },
   async "the keyboard alone"(page) {
     await page.reload();
     await page.getByText("Choose a photo, or pick an example.").waitFor();
@@ -286,18 +267,7 @@ try {
   await page.locator("#step").fill("15");
   await page.locator("#levels").fill("1");
   await page.locator("details summary").first().click();
-  for (const width of [1280, 390]) {
-    for (const colorScheme of ["light", "dark"]) {
-      await page.setViewportSize({ width, height: 900 });
-      await page.emulateMedia({ colorScheme });
-      await page.locator(".stage").first().hover();
-      await accessible(page, `at ${width} pixels, ${colorScheme}`);
-      const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      assert.ok(wider <= 0, `the page is ${wider} pixels wider than ${width}`);
-      await page.screenshot({ path: join(options.shots, `page-${width}-${colorScheme}.png`), fullPage: true });
-      console.log(`ok  ${width} pixels, ${colorScheme}`);
-    }
-  }
+  await everyLook(page, "page", () => page.locator(".stage").first().hover());
   assert.deepEqual(complaints, [], "the browser complains");
   assert.ok(!log.includes("Traceback"), log);
 } catch (error) {

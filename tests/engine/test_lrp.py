@@ -17,7 +17,7 @@ from headwater.errors import InputError, TraceError, UnsupportedOperationError
 from headwater.rules import Gradient
 
 EXACT = ["otsuki2024", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii"]
-FAMILY = [name for name in hw.list_models() if name != "tiny20"]
+FAMILY = [name for name in hw.list_models() if name in torchvision.models.list_models()]
 
 
 def blocks(model: nn.Module) -> list[str]:

@@ -300,7 +300,7 @@ def test_the_command_writes_tables_and_curves(shared, tmp_path):
     done = headwater("evaluate", "--data", str(shared / "data" / "tiny20"), *arguments, "--randomise", "1")
     assert done.returncode == 0, done.stderr
     assert "| `otsuki2024` |" in done.stdout
-    assert "4 of 4 images" in done.stdout
+    assert "4 of 4 images" in done.stderr and "measuring up to" in done.stderr
     names = {
         "results.parquet",
         "summary.csv",

@@ -114,6 +114,16 @@ def test_a_file_of_torchvisions_is_recognised_by_its_content(tmp_path, monkeypat
     monkeypatch.setattr(weights_module, "_HASH", re.compile(r"-([0-9a-f]{8})\.pth$"))
     card = hw.load_model(path, arch="resnet18").card
     assert (card.version, card.weights) == (str(published), f"{published} ({path})")
+    assert card.class_name(281) == "tabby"
+
+
+def test_a_checkpoints_classes_are_not_guessed_from_their_number(tmp_path):
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path := tmp_path / "own.pth")
+    card = hw.load_model(path, arch="resnet18").card
+    assert card.classes is None and card.wnids is None and card.class_name(281) == "class 281"
+    with pytest.raises(InputError, match=r"class names of .*own\.pth are not known; give the class by its number"):
+        card.class_index("tabby")
+    assert hw.load_model("resnet18", weights=path).card.class_name(281) == "tabby"
 
 
 def test_weights_for_models_that_have_their_own(tmp_path):

@@ -142,6 +142,20 @@ def spoil(path, content=b"nothing"):
     path.write_bytes(content)
 
 
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def drop(path, column):
+    pd.read_parquet(path).drop(columns=column).to_parquet(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -156,6 +170,17 @@ def spoil(path, content=b"nothing"):
         (lambda f: (f / "run.json").unlink(), r"is not finished \(no run.json\)"),
         (lambda f: shutil.rmtree(f / "rows"), "rows holds no rows"),
         (lambda f: spoil(f / "rows" / "00001.parquet"), "00001.parquet cannot be read"),
+        (lambda f: spoil(f / "run.json", b"{}"), "run.json does not hold what headwater evaluate writes"),
+        (lambda f: change(f / "run.json", devices=None), "run.json does not hold"),
+        (lambda f: change(f / "run.json", versions=[1]), "run.json does not hold"),
+        (lambda f: spoil(f / "curves.json", b"{}"), "curves.json does not hold"),
+        (lambda f: change(f / "curves.json", random=[1]), "curves.json does not hold"),
+        (lambda f: spoil(f / "randomisation.csv", b""), "randomisation.csv cannot be read"),
+        (lambda f: spoil(f / "randomisation.csv", b"a,b\n1,2\n"), "randomisation.csv cannot be read"),
+        (lambda f: flip(f / "rows" / "00001.parquet"), "00001.parquet cannot be read"),
+        (lambda f: (f / "rows" / "00001.parquet").unlink(), "holds no picture of .*png by"),
+        (lambda f: drop(f / "results.parquet", "label_source"), "holds no rows of an evaluation"),
+        (lambda f: drop(f / "results.parquet", "mass"), "holds no rows of an evaluation"),
         (lambda f: pd.DataFrame({"image": []}).to_parquet(f / "results.parquet"), "holds no rows of an evaluation"),
     ],
 )
@@ -164,6 +189,25 @@ def test_folders_without_a_finished_run_are_errors(folder, damage, message):
     with pytest.raises(DataError, match=message):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_names_are_text(tmp_path):
+    """Of files, classes and the command, as far as a file system takes them."""
+    hostile = "<script>alert(1)<|script>"
+    for k in range(2):
+        path = tmp_path / "data" / hostile / f"<img src=x onerror=alert({k})>.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (99 * k, 0, 0)).save(path)
+    model = settle(TinyResidual(classes=2))
+    model.card = hw.ModelCard(hostile, hostile, hw.Preprocessing(20, 20), (hostile, "b"))
+    evaluate(model, tmp_path / "data", Settings(("random",), 2, step=50), tmp_path / "run", command=hostile)
+    text = write_report(tmp_path / "run").read_text()
+    assert "<script" not in text and "<img src=x" not in text and "&lt;script&gt;" in text
+
+
+def test_the_step_that_was_used_is_in_the_page(folder):
+    change(folder / "run.json", step=77)
+    assert "77</td>" in evaluation_page(RunFolder.read(folder))
 
 
 def test_on_the_command_line(folder, tmp_path):

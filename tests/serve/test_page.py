@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import http.client
 import io
@@ -10,6 +11,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -23,8 +25,10 @@ from headwater.data.preprocessing import seen
 from headwater.metrics.insertion_deletion import pixel_ranks
 from headwater.models import network_input
 from headwater.serve.access import COOKIE
+from headwater.serve.app import MOST_VISITORS
 from headwater.serve.networks import Network, by_name
 from headwater.serve.photo import MAX_BYTES, Photo
+from headwater.serve.server import listen, serve
 
 from .client import Client, served, visiting
 
@@ -182,7 +186,11 @@ def test_what_cannot_be_read_is_said_and_the_page_goes_on(client, content, messa
         ('{"do": "curves"}', "no photo yet"),
         ('{"do": "file", "method": "otsuki2024", "what": "figure"}', "no map"),
         ('{"do": "paint", "levels": 1000000}', "levels must be"),
-        ('{"do": "paint", "opacity": 7}', "opacity in"),
+        ('{"do": "paint", "opacity": 7}', "opacity must be"),
+        ('{"do": "paint", "opacity": ' + 400 * "9" + "}", "opacity must be"),
+        ('{"do": "file", "method": ["otsuki2024"], "what": "figure"}', "no map"),
+        ('{"do": "\\ud800"}', "nothing called"),
+        ('{"do": "cancel", "why": "' + 5000 * "x" + '"}', "at most 4,000 letters"),
     ],
 )
 def test_requests_that_do_not_fit_are_answered(client, request_, message):
@@ -240,11 +248,11 @@ def test_a_second_visitor_sees_its_place_until_the_first_cancels(address):
         for client in (first, second):
             client.upload(TABBY.read_bytes())
         first.ask("explain", network="tiny20", methods=["rise"])
-        while first.until("standing")["done"] == 0:
+        while first.until("state")["done"] == 0:
             pass
         second.ask("explain", network="tiny20", methods=["otsuki2024"])
-        standing = second.until("standing")
-        assert standing["place"] == 1
+        state = second.until("state")
+        assert state["place"] == 1
         first.ask("cancel")
         assert first.until("cancelled")
         assert second.until("map")["method"] == "otsuki2024"
@@ -253,7 +261,7 @@ def test_a_second_visitor_sees_its_place_until_the_first_cancels(address):
 def test_a_new_wish_ends_the_one_before(client):
     client.upload(TABBY.read_bytes())
     before = client.ask("explain", network="tiny20", methods=["rise"])
-    assert client.until("standing")["id"] == before
+    assert client.until("state")["id"] == before
     (answer,) = client.explain("otsuki2024")
     assert answer["method"] == "otsuki2024"
 
@@ -266,7 +274,7 @@ def test_nothing_of_a_visitor_is_left(networks):
             kept = [weakref.ref(found) for found in gc.get_objects() if type(found) in (Photo, hw.ImageExplanation)]
             assert {Photo, hw.ImageExplanation} <= {type(found()) for found in kept}
             client.ask("explain", network="tiny20", methods=["rise"])
-            client.until("standing")
+            client.until("state")
         deadline = time.monotonic() + 120
         while left := [type(found()) for found in kept if found() is not None]:
             assert time.monotonic() < deadline, f"the page is closed, but {left} are still in memory"
@@ -318,3 +326,69 @@ def test_a_message_longer_than_any_photo_closes_that_connection_alone(address, c
         other.connection.send(bytes(MAX_BYTES + 10_000))
         other.connection.recv(timeout=60)
     assert json.dumps(client.upload(TABBY.read_bytes())["width"]) == "451"
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "file://", "http://evil.example@{}", "//", ""])
+def test_an_origin_that_is_none_is_refused(address, origin):
+    with pytest.raises(InvalidStatus, match="403"), visiting(address, Origin=origin.format(address)):
+        pass
+
+
+def test_of_another_visitor_nothing_can_be_asked(client, address):
+    client.upload(TABBY.read_bytes())
+    client.explain("otsuki2024")
+    with visiting(address) as other:
+        for request, message in (
+            ({"do": "file", "method": "otsuki2024", "what": "overlay"}, "no map"),
+            ({"do": "file", "what": "grid"}, "no map"),
+            ({"do": "curves"}, "no photo"),
+        ):
+            for number in range(3):  # also with the numbers of the other's requests
+                other.connection.send(json.dumps({**request, "id": number}))
+                assert message in other.until("error")["message"]
+        other.ask("paint")
+        assert other.until("paint", "painted")["kind"] == "painted"
+
+
+def test_one_visitor_too_many_is_told(networks):
+    with served(networks) as address, ExitStack() as stay:
+        for _ in range(MOST_VISITORS):
+            stay.enter_context(visiting(address))
+        with pytest.raises(ConnectionClosed, match=r"4503.*64 visitors"), visiting(address):
+            pass
+
+
+def test_passwords_cannot_be_tried_by_the_thousand(networks):
+    with served(networks, password="correct horse") as address, ThreadPoolExecutor(40) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(lambda k: get(address, "/login", "POST", f"password=wrong{k}").status, range(40)))
+        tried = answers.count(303)
+        assert tried + answers.count(429) == 40 and tried <= 8 * (time.monotonic() - began + 1)
+        time.sleep(1.1)
+        assert "set-cookie" in get(address, "/login", "POST", "password=correct+horse").headers
+
+
+def test_the_page_at_an_ipv6_address(monkeypatch):
+    """The name that a browser asks by is in brackets."""
+    asked = []
+    monkeypatch.setattr("headwater.serve.server.signal.signal", lambda *_: None)
+    monkeypatch.setattr("headwater.serve.server.listen", lambda *_: listen("127.0.0.1", 0))  # where there is no IPv6
+    monkeypatch.setattr("headwater.serve.server.uvicorn.Server.run", lambda self, sockets: asked.append(self.config))
+    serve([hw.load_model("tiny20")], 0, "::1", say=lambda _: None)
+    app = asked[0].app
+
+    async def status(host: str) -> int:
+        sent = []
+        scope = {"type": "http", "method": "GET", "path": "/login", "headers": [(b"host", host.encode())]}
+
+        async def send(message):
+            sent.append(message)
+
+        async def receive():
+            await asyncio.sleep(3600)
+
+        await app(scope, receive, send)
+        return sent[0]["status"]
+
+    assert asyncio.run(status("[::1]:7860")) == 200
+    assert asyncio.run(status("elsewhere.example")) == 400

@@ -77,6 +77,18 @@ def test_of_an_animation_the_first_frame_is_taken_and_that_is_known():
     assert not Photo.read((EXAMPLES / "tabby.jpg").read_bytes()).animated
 
 
+@pytest.mark.parametrize("kind", ["eps", "ppm", "ico", "jpeg2000", "tga"])
+def test_other_formats_are_not_decoded(kind):
+    """Pillow gives EPS to another program, if there is one."""
+    with pytest.raises(ImageError, match=r"not an image that can be read.*Accepted: JPEG"):
+        Photo.read(encoded(Image.new("RGB", (20, 20)), kind))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "mpo", "png", "webp", "tiff", "bmp", "gif"])
+def test_every_accepted_format_is_read(kind):
+    assert Photo.read(encoded(Image.new("RGB", (20, 30)), kind)).shown.size == (20, 30)
+
+
 @pytest.mark.parametrize("side", [7000, 30_000])
 def test_a_photo_of_too_many_pixels_is_not_decoded(side):
     def chunk(kind: bytes, data: bytes) -> bytes:

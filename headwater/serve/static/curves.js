@@ -3,7 +3,7 @@
 import { $, make, percent } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 260, 46, 36, 10];
+const [HEIGHT, LEFT, BOTTOM, TOP] = [260, 58, 38, 10];
 
 function draw(tag, attributes, text = "") {
   const element = document.createElementNS(SVG, tag);
@@ -12,16 +12,17 @@ function draw(tag, attributes, text = "") {
   return element;
 }
 
-const across = (part) => LEFT + part * (WIDTH - LEFT - 12);
 const up = (part) => HEIGHT - BOTTOM - part * (HEIGHT - BOTTOM - TOP);
 
 export class Curves {
   #methods = [];
   #canvases = [];
   #now;
+  #width = 640; // of the chart, in pixels, so that its letters keep their size on a narrow screen
 
   constructor() {
     for (const id of ["protocol", "way"]) $(id).addEventListener("change", () => this.#drawAll());
+    addEventListener("resize", () => this.#drawAll());
     $("step").addEventListener("input", () => this.walk());
   }
 
@@ -53,26 +54,33 @@ export class Curves {
     return { values, fraction: arrays[`${protocol}.fraction`], ranks: arrays[`${protocol}.ranks`] };
   }
 
+  #across(part) {
+    return LEFT + part * (this.#width - LEFT - 12);
+  }
+
   #drawAll() {
     if (!this.#methods.length) return;
+    this.#width = Math.min(Math.max($("chart").clientWidth, 260), 896);
     const points = this.#curve(this.#methods[0]).values.length;
     const before = $("step").max > 0 ? $("step").value / $("step").max : 0;
     $("step").max = points - 1;
     $("step").value = Math.round(before * (points - 1));
-    const svg = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
+    const svg = draw("svg", { viewBox: `0 0 ${this.#width} ${HEIGHT}`, role: "img" });
     const way = $("way").value;
     for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-      svg.append(draw("line", { class: "axis", x1: LEFT, x2: across(1), y1: up(part), y2: up(part) }));
+      svg.append(draw("line", { class: "axis", x1: LEFT, x2: this.#across(1), y1: up(part), y2: up(part) }));
       svg.append(draw("text", { x: LEFT - 6, y: up(part) + 4, "text-anchor": "end" }, part));
       const text = `${100 * part} %`;
-      svg.append(draw("text", { x: across(part), y: HEIGHT - 18, "text-anchor": part === 1 ? "end" : "middle" }, text));
+      svg.append(draw("text", { x: this.#across(part), y: HEIGHT - 20, "text-anchor": part === 1 ? "end" : "middle" }, text));
     }
-    const label = `pixels ${way === "insertion" ? "inserted" : "deleted"}; upward: probability of the explained class`;
-    svg.append(draw("text", { x: across(0.5), y: HEIGHT - 3, "text-anchor": "middle" }, label));
+    const middle = (TOP + HEIGHT - BOTTOM) / 2;
+    svg.append(
+      draw("text", { x: this.#across(0.5), y: HEIGHT - 3, "text-anchor": "middle" }, `pixels ${way === "insertion" ? "inserted" : "deleted"}`),
+      draw("text", { x: 14, y: middle, transform: `rotate(-90 14 ${middle})`, "text-anchor": "middle" }, "probability of the class"));
     const told = [];
     this.#methods.forEach((one, k) => {
       const { values, fraction } = this.#curve(one);
-      const line = Array.from(values, (value, p) => `${across(fraction[p]).toFixed(1)},${up(value).toFixed(1)}`).join(" ");
+      const line = Array.from(values, (value, p) => `${this.#across(fraction[p]).toFixed(1)},${up(value).toFixed(1)}`).join(" ");
       svg.append(draw("polyline", { class: `s${k}`, points: line }));
       told.push(`${one.method} ${one.areas[$("protocol").value][way].toFixed(3)}`);
     });
@@ -121,7 +129,7 @@ export class Curves {
       canvas.getContext("2d").putImageData(image, 0, 0);
       probability.textContent = `${percent(fraction[step])} of the pixels ${inserted ? "inserted" : "deleted"}: probability ${percent(values[step])}`;
       canvas.setAttribute("aria-label", `${one.method}: ${probability.textContent}`);
-      this.#now[k].setAttribute("cx", across(fraction[step]));
+      this.#now[k].setAttribute("cx", this.#across(fraction[step]));
       this.#now[k].setAttribute("cy", up(values[step]));
     });
     $("step-shown").value = `${step} of ${$("step").max}`;

@@ -14,7 +14,7 @@ const REFUSED = 4403;
 
 let hello = null;
 let photo = null; // { name, address, again() } of the photo that the server has
-let pending = null; // the photo that is being sent, likewise
+let pending = []; // the photos that are being sent, likewise, in the order of their answers
 let explaining = 0; // number of the request whose answers are awaited
 let painting = 0;
 let repaint = false;
@@ -51,10 +51,10 @@ const named = (name) => name.replace(/^photo(?=\.)/, safe(photo.name.replace(/\.
 function send(next) {
   if (!connection.ready) return complain("The server does not answer; is headwater serve still running?");
   complain("");
-  pending = next;
+  pending.push(next);
   target = against = null;
   say("Reading the photo …", true);
-  next.again();
+  next.id = next.again() ?? null; // a photo of one's own has no number
 }
 
 async function choose(file) {
@@ -133,17 +133,19 @@ const answers = {
     }));
     nameClasses();
     say("Choose a photo, or pick an example.");
-    const again = pending ?? photo;
+    const again = pending.at(-1) ?? photo;
+    pending = [];
     if (again) send(again);
   },
   photo(answer) {
+    const next = pending.shift();
+    if (pending.length) return; // another was chosen meanwhile
     if (photo) URL.revokeObjectURL(photo.address);
-    photo = { ...pending, address: URL.createObjectURL(new Blob([answer.arrays.jpeg], { type: "image/jpeg" })) };
-    pending = null;
+    photo = { ...next, address: URL.createObjectURL(new Blob([answer.arrays.jpeg], { type: "image/jpeg" })) };
     explain();
     if (answer.animated) complain("The file has several frames; the first one is explained.");
   },
-  standing({ place, what, done, total }) {
+  state({ place, what, done, total }) {
     if (place) say(`${what}: waiting, ${place} before you`, true);
     else say(`Computing ${what} …`, true);
     $("progress").hidden = Boolean(place);
@@ -195,20 +197,20 @@ const answers = {
   },
   error({ id, message }) {
     complain($("problem").hidden || !id ? message : `${$("problem").textContent} — ${message}`);
-    pending = null;
+    if (pending.length && pending[0].id === id) pending.shift();
     painting = 0;
     if (id !== explaining) say(photo ? "Choose another photo, or go on with this one." : "Choose a photo, or pick an example.");
   },
 };
 
 function heard(answer) {
-  const stale = ["standing", "map", "curves", "done"].includes(answer.kind) && answer.id !== explaining;
+  const stale = ["state", "map", "curves", "done"].includes(answer.kind) && answer.id !== explaining;
   if (!stale) answers[answer.kind](answer);
 }
 
 function lost(code, reason) {
   const told = { [FULL]: reason, [TOO_LONG]: hello && `The file is too large. Accepted: ${hello.accepted}.` }[code];
-  if (told) pending = null;
+  if (told) pending = [];
   complain(told ?? "The connection is lost; is headwater serve still running? It is tried again.");
   say("Connecting …");
   painting = 0;

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import copy
+import json
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from command import headwater
+from torch import nn
+
+import headwater as hw
+from headwater.composites import Type
+from headwater.deployment import run_exported
+from headwater.errors import ExportError, InputError, MissingDependencyError, OutputError
+
+
+class Mixed(nn.Module):
+    """Operations whose way back ONNX has under no name: a gate, pooling of each kind, both interpolations, a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.gate = nn.Linear(4, 4)
+        self.average = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
+        self.bilinear = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.nearest = nn.Upsample(scale_factor=2)
+        self.token = nn.Parameter(torch.randn(1, 1, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.pool(self.stem(x).relu())
+        x = x * self.gate(x.mean((2, 3))).sigmoid()[:, :, None, None]
+        x = x + self.depthwise(x)
+        y = self.average(x)
+        rows, columns = x.shape[2:]
+        x = x + self.bilinear(y)[:, :, :rows, :columns] + self.nearest(y)[:, :, :rows, :columns]
+        tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        return self.head(tokens.mean(1))
+
+
+@pytest.fixture(scope="module")
+def mixed() -> nn.Module:
+    torch.manual_seed(0)
+    return Mixed().eval()
+
+
+def noise(count: int, rows: int = 18, columns: int = 22) -> torch.Tensor:
+    return torch.randn(count, 3, rows, columns, generator=torch.Generator().manual_seed(3))
+
+
+def assert_same(path, lrp, x, target=None):
+    found, e = run_exported(path, x.numpy(), None if target is None else target.numpy()), lrp(x, target)
+    for given, expected in ((found["map"], e.heatmap), (found["logits"], e.logits)):
+        np.testing.assert_allclose(given, expected.numpy(), rtol=0, atol=1e-4 * expected.abs().max().item())
+    account = torch.stack([e.conservation.seed, e.conservation.input], 1).numpy()
+    np.testing.assert_allclose(found["conservation"], account, rtol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_the_graph_gives_the_same_map_for_any_number_of_images(mixed, suffix, tmp_path):
+    done = hw.export(mixed, "otsuki2024", tmp_path / f"explainer{suffix}", noise(2))
+    assert done.agreement.worst < 1e-5
+    for count in (1, 3):
+        assert_same(done.path, hw.LRP(mixed), noise(count))
+    about = json.loads((tmp_path / "explainer.json").read_text())
+    assert about["input"] == {"image": ["N", 3, 18, 22]} and about["output"]["map"] == ["N", 18, 22]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["explainer.json", f"explainer{suffix}"]
+
+
+def test_the_class_may_be_an_input(tiny, images, tmp_path):
+    path = tmp_path / "explainer.onnx"
+    hw.export(tiny, "otsuki2024-ii", path, images, target="input")
+    assert_same(path, hw.LRP(tiny, "otsuki2024-ii"), images, torch.tensor([0, 3, 4]))
+    kept = json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == "headwater"))
+    assert kept["composite"] == "otsuki2024-ii" and list(kept["input"]) == ["image", "target"]
+
+
+def test_a_fixed_class_and_pixels_that_the_graph_normalises(tiny, images, tmp_path):
+    tiny.card = hw.ModelCard("tiny", "random", hw.Preprocessing(16, 12))
+    done = hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", target=2, pixels=True)
+    pixels = torch.rand(2, 3, 12, 12)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (tiny.card.preprocessing.mean, tiny.card.preprocessing.std))
+    found, e = run_exported(done.path, pixels.numpy()), hw.LRP(tiny)((pixels - mean) / std, 2)
+    np.testing.assert_allclose(found["map"], e.heatmap.numpy(), rtol=0, atol=1e-4 * e.heatmap.abs().max().item())
+
+
+def test_an_operation_that_cannot_be_exported_is_named(images, tmp_path):
+    class Sampled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            return torch.special.i0(self.conv(x)).mean((2, 3))
+
+    hw.register_rule("special_i0", hw.rules.Pass())
+    try:
+        with pytest.raises(ExportError, match="i0"):
+            hw.export(Sampled().eval(), "otsuki2024", tmp_path / "explainer.onnx", images)
+    finally:
+        hw.unregister_rule("special_i0")
+    assert not list(tmp_path.iterdir())
+
+
+class Untraceable(hw.rules.Pass):
+    """Asks for a value, which no program knows beforehand."""
+
+    def __call__(self, layer, prepared, inputs, relevance):
+        assert relevance.sum().item() > -1
+        return super().__call__(layer, prepared, inputs, relevance)
+
+
+def test_a_rule_that_cannot_be_exported_is_named_with_its_operation(tiny, images, tmp_path):
+    composite = hw.load_composite("otsuki2024").prepend((Type("relu"), Untraceable()))
+    with pytest.raises(ExportError, match=r"operation 'relu' in module 'block2.relu', rule .*Untraceable"):
+        hw.export(tiny, composite, tmp_path / "explainer.pt2", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_run_is_not_written(tiny, images, tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("Could not find an implementation for Conv(11)")
+
+    monkeypatch.setattr(sys.modules["headwater.deployment.export"], "run_bytes", broken)
+    with pytest.raises(ExportError, match=r"does not run: .*Conv\(11\)"):
+        hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command(tmp_path):
+    path = tmp_path / "explainer.pt2"
+    done = headwater(*("export", "--model", "tiny20", "--pixels", "--target", "tabby", "--out", str(path)))
+    assert done.returncode == 0, done.stderr
+    assert "tiny20, otsuki2024: images ('N', 3, 64, 64)" in done.stdout
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["classes"][about["target"]] == "tabby" and about["agreement"]["map"] < 1e-4
+    refused = headwater("export", "--model", "tiny20", "--target", "nonsense", "--out", str(tmp_path / "other.pt2"))
+    assert refused.returncode != 0 and "'nonsense'" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_what_does_not_fit_is_said_before_any_work(tiny, images, tmp_path, monkeypatch):
+    tiny_in_double = copy.deepcopy(tiny).double()
+    cases = (
+        ("explainer.tflite", {}, "an .onnx or a .pt2 file"),
+        ("explainer.onnx", {"target": 7}, "classes 0 to 4"),
+        ("explainer.onnx", {"target": "tabby"}, "None, a class or 'input'"),
+        ("explainer.onnx", {"pixels": True}, "this model has none"),
+        ("explainer.onnx", {"x": images.half()}, "move one to the other"),
+        ("explainer.onnx", {"model": tiny_in_double, "x": images.double()}, "convolves in float32"),
+    )
+    for name, options, message in cases:
+        with pytest.raises(InputError, match=message):
+            hw.export(**{"model": tiny, "composite": "otsuki2024", "path": tmp_path / name, "x": images, **options})
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(MissingDependencyError, match=r"headwater\[onnx\]"):
+        hw.export(tiny, "otsuki2024", tmp_path / "explainer.onnx", images)
+
+
+def test_other_results_are_not_written(tiny, images, tmp_path):
+    with pytest.raises(ExportError, match="other results than LRP"):
+        hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images, tolerance=-1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tiny, images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        hw.export(tiny, "otsuki2024", tmp_path / "file" / "explainer.pt2", images)
