@@ -215,9 +215,7 @@ def _fitted(choice: Choice, layer: Layer, structure: Structure) -> Rule:
         )
     if isinstance(layer, Rearrange) and layer.has_constants:
         _check_batch_comes_first(operation, structure.graph)
-    if isinstance(choice, ZPlus) and choice.signed and operation.inputs[0] in structure.nonnegative:
-        return choice.for_nonnegative()
-    return choice
+    return choice.for_nonnegative() if operation.inputs[0] in structure.nonnegative else choice
 
 
 def _check_batch_comes_first(operation: Operation, graph: Graph) -> None:

@@ -169,7 +169,7 @@ class ZPlus(LinearRule):
         return positive + [(h.clamp(max=0), w) for w in prepared[1:]]
 
     def for_nonnegative(self) -> ZPlus:
-        """The same rule for inputs known not to be negative, at half the cost; a subclass stays as it is."""
+        """At half the cost; a subclass stays as it is."""
         return replace(self, signed=False) if type(self) is ZPlus else self
 
 

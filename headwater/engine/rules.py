@@ -40,6 +40,10 @@ class Rule(ABC):
         """Whether the input at this place gets relevance at all."""
         return True
 
+    def for_nonnegative(self) -> Rule:
+        """The same rule for inputs known not to be negative, where that costs less."""
+        return self
+
     def prepare(self, weight: Tensor | None, bias: Tensor | None) -> Prepared:
         """Whatever is derived from the parameters alone."""
         return ()

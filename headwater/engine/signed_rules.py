@@ -149,6 +149,7 @@ class AlphaBeta(LinearRule):
         alpha: part of the positive contributions.
         beta: part of the negative ones.
         centred: see :func:`centre`.
+        signed: inputs can be negative; ``False`` costs half, and is the same for inputs that are not.
 
     Raises:
         InputError: alpha - beta is not 1.
@@ -158,6 +159,7 @@ class AlphaBeta(LinearRule):
     beta: float = 1.0
     _: KW_ONLY
     centred: bool = False
+    signed: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,17 +170,22 @@ class AlphaBeta(LinearRule):
         weight = centre(weight) if self.centred else weight
         return (None, None) if weight is None else (weight.clamp(min=0), weight.clamp(max=0))
 
+    def for_nonnegative(self) -> AlphaBeta:
+        """At half the cost; a subclass stays as it is."""
+        return replace(self, signed=False) if type(self) is AlphaBeta else self
+
     def terms(self, h: Tensor, prepared: Prepared) -> list[Term]:
         """The positive contributions."""
-        return self._contributions(h.clamp(min=0), h.clamp(max=0), prepared)
+        return self._contributions(h, prepared, 1)
 
     def parts(self, h: Tensor, prepared: Prepared) -> list[Part]:
-        positive = self.terms(h, prepared)
-        negative = self._contributions(h.clamp(max=0), h.clamp(min=0), prepared)
-        return [Part(positive, self.alpha), *([Part(negative, -self.beta)] if self.beta else [])]
+        positive, negative = self._contributions(h, prepared, 1), self._contributions(h, prepared, -1)
+        return [Part(positive, self.alpha), *([Part(negative, -self.beta)] if self.beta and negative else [])]
 
-    @staticmethod
-    def _contributions(with_positive: Tensor, with_negative: Tensor, prepared: Prepared) -> list[Term]:
-        """Of inputs to positive weights and to negative ones; averages have positive weights alone."""
+    def _contributions(self, h: Tensor, prepared: Prepared, sign: int) -> list[Term]:
+        """Those of one sign: of inputs to positive weights and to negative ones; averages have no negative ones."""
         up, down = prepared
-        return [(with_positive, None)] if up is None else [(with_positive, up), (with_negative, down)]
+        if not self.signed:
+            return [(h, up)] if sign > 0 else [(h, down)] * (down is not None)
+        above, below = (h.clamp(min=0), h.clamp(max=0))[::sign]
+        return [(above, None)] if up is None else [(above, up), (below, down)]
