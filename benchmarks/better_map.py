@@ -16,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -38,7 +38,6 @@ from headwater.rules import AlphaBeta, Epsilon, Rule
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "better-map.md"
-LAST_JOIN = 1e-9  # of the joins; at least one counts
 Maps = Callable[[Tensor, Tensor], Tensor]
 """From images and classes to maps ``(N, H, W)``."""
 
@@ -47,12 +46,13 @@ def composites() -> dict[str, hw.Composite]:
     """The candidates for the rules, by what is said about them."""
     base = hw.load_composite("otsuki2024")
 
-    def signed(rule: Rule, part: float = 0.0) -> hw.Composite:
-        last = ((LastBlocks(part), AlphaBeta()),) if part else ()
-        return base.prepend((Classifier(), rule), *last, name="candidate", strict=False)
+    def signed(rule: Rule, part: float | None = None, contrast: float = 0.0) -> hw.Composite:
+        last = () if part is None else ((LastBlocks(part), AlphaBeta()),)
+        return replace(base.prepend((Classifier(), rule), *last, name="candidate", strict=False), contrast=contrast)
 
     return {
         "z+": base,
+        "z+; contrast 1": replace(base, contrast=1.0),
         "epsilon; alpha-beta in the last quarter": signed(Epsilon(), 0.25),
         "alpha-beta, centred; alpha-beta in the last quarter": signed(AlphaBeta(centred=True), 0.25),
         "epsilon": signed(Epsilon()),
@@ -60,7 +60,9 @@ def composites() -> dict[str, hw.Composite]:
         "epsilon, centred": signed(Epsilon(centred=True)),
         "alpha-beta, centred": signed(AlphaBeta(centred=True)),
         "alpha-beta, centred; alpha-beta in the last half": signed(AlphaBeta(centred=True), 0.5),
-        "alpha-beta, centred; alpha-beta from the last join on": signed(AlphaBeta(centred=True), LAST_JOIN),
+        "alpha-beta, centred; alpha-beta from the last block on": signed(AlphaBeta(centred=True), 0.0),
+        "the same; contrast 0.5": signed(AlphaBeta(centred=True), 0.0, 0.5),
+        "the same; contrast 1": signed(AlphaBeta(centred=True), 0.0, 1.0),
     }
 
 
@@ -345,7 +347,8 @@ contributions of both signs, and the map is a mean over the scales of all cuts. 
 measured, also the losing ones.
 
 Rules are those at the classifier; what follows a semicolon is the rule of that part of the joins. `centred` takes the
-mean over the classes from the classifier's weights first. Scales: the `image` alone; `every cut and the image`, each
+mean over the classes from the classifier's weights first. `contrast` lets the sweep begin with the other classes too, see
+[composites](../composites.md). Scales: the `image` alone; `every cut and the image`, each
 once; `every resolution` of the cuts, each once; the same with the image's map, summed over 2 x 2 pixels; the coarser
 half of the resolutions; the `last cut` alone, which is the last feature map.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
@@ -11,7 +12,6 @@ from headwater.engine.blocks import Group, find_groups
 from headwater.engine.graph import Graph, Operation
 from headwater.engine.layer_table import layer_for
 from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange
-from headwater.engine.linear_rules import ZPlus
 from headwater.engine.reach import check_blocks, check_reach, is_for, misplaced
 from headwater.engine.registrations import registered_rules
 from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split
@@ -34,7 +34,7 @@ REGISTERED: Pair = (Registered("*"), Pass())
 
 @dataclass(frozen=True)
 class Composite:
-    """Rules for a network: an ordered list of (where, rule). For each layer the first that matches is taken.
+    r"""Rules for a network: an ordered list of (where, rule). For each layer the first that matches is taken.
 
     *Where* is one of
 
@@ -56,9 +56,18 @@ class Composite:
         rules: pairs (where, rule), in order of precedence.
         strict: whether every pair must reach something in the network. Patterns, predicates and named blocks must in
             any case. The presets serve every network, so their types and places need not (``strict=False``).
+        contrast: :math:`\beta` of the rule at the output. The target k starts with :math:`1 + \beta` times the
+            relevance p that the sweep begins with, all other classes with :math:`-\beta` times p, in proportion to
+            their probability:
+
+            .. math:: R_j = (1 + \beta)\, p\, \delta_{jk} - \beta\, p\, \frac{p_j}{1 - p_k} (1 - \delta_{jk})
+
+            It sums to p whatever it is, and is the alpha-beta rule for the choice between classes: what speaks for the
+            others counts against. 0 leaves the others out. An explanation against a class names the other one itself,
+            so it has none.
 
     Raises:
-        InputError: something in ``rules`` is no such pair.
+        InputError: something in ``rules`` is no such pair, or ``contrast`` is negative or not finite.
 
     >>> import headwater as hw
     >>> from headwater.composites import Last
@@ -71,9 +80,12 @@ class Composite:
     name: str
     rules: Sequence[Pair | Entry]
     strict: InitVar[bool | None] = None
+    contrast: float = 0.0
     entries: tuple[Entry, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, strict: bool | None) -> None:
+        if not (math.isfinite(self.contrast) and self.contrast >= 0):
+            raise InputError(f"composite {self.name!r}: contrast must be at least 0, got {self.contrast}")
         entries = tuple(self._entry(item) for item in self.rules)
         if strict is not None:
             entries = tuple(replace(entry, required=strict) for entry in entries)
@@ -114,7 +126,7 @@ class Composite:
         'mine'
         """
         chosen = self.name if name is None else name
-        return Composite(chosen, (*Composite(chosen, rules, strict).entries, *self.entries))
+        return Composite(chosen, (*Composite(chosen, rules, strict).entries, *self.entries), contrast=self.contrast)
 
     def table(self) -> tuple[Entry, ...]:
         """The entries with those that were registered, in the order in which they count."""
@@ -186,7 +198,8 @@ class Composite:
 
     def __str__(self) -> str:
         width = max((len(where) for where, _ in self._rows()), default=0)
-        return "\n".join([self.name, *(f"  {where:<{width}}  {rule}" for where, rule in self._rows())])
+        name = f"{self.name}, contrast {self.contrast:g}" if self.contrast else self.name
+        return "\n".join([name, *(f"  {where:<{width}}  {rule}" for where, rule in self._rows())])
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         """What each entry says, without registrations that an earlier entry overrides."""

@@ -137,7 +137,10 @@ class LRP:
         def plain(images: Tensor) -> tuple[Seed, Tensor]:
             plan.bindings.compute(images)
             return sweep(
-                plan, images, lambda output: make_seed(output, len(x), target, start, region, against), account
+                plan,
+                images,
+                lambda output: make_seed(output, len(x), target, start, region, against, plan.contrast),
+                account,
             )
 
         def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:

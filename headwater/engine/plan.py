@@ -34,6 +34,7 @@ class Plan:
         layouts: those cuts between image and output that have rows and columns, with their layout, in order.
         weights: the model's live parameters.
         bindings: what the operations' arguments stand for.
+        contrast: of the composite, see :class:`~headwater.engine.composites.Composite`.
         programs: what was compiled of it, by what was asked for.
 
     >>> import torch, headwater as hw
@@ -50,6 +51,7 @@ class Plan:
     layouts: Mapping[str, Layout]
     weights: WeightStore
     bindings: Bindings
+    contrast: float = 0.0
     programs: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def prepared(self, step: Step) -> tuple[Tensor | None, ...]:
@@ -125,7 +127,7 @@ def make_plan(graph: Graph, composite: Composite, weights: WeightStore) -> Plan:
         for layer, assigned in zip(layers, composite.assign(graph, layers), strict=True)
     ]
     cuts = _cuts(graph, steps)
-    return Plan(graph, scheduled(steps), cuts, scale_layouts(graph, steps, cuts), weights, bindings)
+    return Plan(graph, scheduled(steps), cuts, scale_layouts(graph, steps, cuts), weights, bindings, composite.contrast)
 
 
 def _layers(graph: Graph, composite: Composite, lookup: Lookup) -> list[Layer]:

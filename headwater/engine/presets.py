@@ -87,12 +87,12 @@ def list_composites() -> list[str]:
     return sorted(_COMPOSITES)
 
 
-def _preset(name: str, *rules: Pair | Entry) -> None:
+def _preset(name: str, *rules: Pair | Entry, contrast: float = 0.0) -> None:
     """Register a composite; what a pair says need not be in every network, what an entry says must be."""
     entries = Composite(name, rules).entries
     required = [isinstance(given, Entry) for given in rules]
     optional = (replace(entry, required=must) for entry, must in zip(entries, required, strict=True))
-    register_composite(Composite(name, tuple(optional)))
+    register_composite(Composite(name, tuple(optional), contrast=contrast))
 
 
 for _suffix, _splitting in _SPLITTINGS.items():
@@ -108,6 +108,7 @@ _preset(
     (First(), WPlus()),
     _join,
     *_EXACT,
+    contrast=1.0,
 )
 _preset("otsuki2024-mixture", (First(), WPlus()), (AfterJoin(8), Epsilon()), _join, *_EXACT)
 _preset(

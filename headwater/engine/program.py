@@ -125,7 +125,7 @@ class SweepProgram:
         def begin(output: Tensor) -> Seed:
             logits = with_classes(output, x.shape[0])
             classes = class_scores(logits, mask).argmax(1) if target is None else target
-            return seed_at(output, logits, classes, request.start, mask, against)
+            return seed_at(output, logits, classes, request.start, mask, against, self.plan.contrast)
 
         self.plan.bindings.compute(x)
         seed, relevance = sweep(self.plan, x, begin, account)

@@ -40,7 +40,15 @@ class Seed:
     size: Float[Tensor, " n"] | None = None
 
 
-def make_seed(output: Tensor, count: int, target: Target, start: Start, region: Region, against: Target = None) -> Seed:
+def make_seed(
+    output: Tensor,
+    count: int,
+    target: Target,
+    start: Start,
+    region: Region,
+    against: Target = None,
+    contrast: float = 0.0,
+) -> Seed:
     """The seed for an output ``(N,)``, ``(N, K)`` or ``(N, K, H, W)``.
 
     Raises:
@@ -51,7 +59,7 @@ def make_seed(output: Tensor, count: int, target: Target, start: Start, region: 
     mask = None if region is None else region_mask(region, logits)
     classes = check_target(target, class_scores(logits, mask))
     if against is None:
-        return seed_at(output, logits, classes, start, mask)
+        return seed_at(output, logits, classes, start, mask, contrast=contrast)
     other = chosen_classes(against, count, logits.shape[1], logits.device, "against")
     check_different(classes, other)
     return seed_at(output, logits, classes, start, mask, other)
@@ -85,6 +93,7 @@ def seed_at(
     start: Start,
     mask: Tensor | None,
     against: Tensor | None = None,
+    contrast: float = 0.0,
 ) -> Seed:
     """The seed for classes that are known to fit; tensor operations alone, which can be traced.
 
@@ -95,6 +104,7 @@ def seed_at(
         start: relevance to begin with.
         mask: the region of per-pixel logits, ``(N, H, W)``; ``None`` for the pixels where the class is predicted.
         against: other classes, long ``(N,)``, or ``None``.
+        contrast: part of the beginning that the other classes lose and the target gains; none with ``against``.
     """
     probabilities = logits.softmax(1)
     inside = torch.ones_like(logits[:, 0]) if mask is None else mask
@@ -112,6 +122,9 @@ def seed_at(
         seed = seed - _placed(logits, against, less)
         size = _total(beginning.abs() + less.abs())
         beginning = beginning - less
+    elif contrast and logits.shape[1] > 1:
+        others = logits.scatter(1, _at(classes, logits), -torch.inf).softmax(1)
+        seed = (1 + contrast) * seed - contrast * others * beginning[:, None]
     return Seed(
         seed.reshape(output.shape),
         _total(beginning),

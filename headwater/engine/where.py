@@ -164,22 +164,22 @@ class Classifier(Where):
 
 @dataclass(frozen=True)
 class LastBlocks(Where):
-    """Linear operations and averages from the last joins on: of the network's joins the last ``part``, at least one.
+    """Linear operations and averages of the block that ends in the last join, and what follows; or of more blocks.
 
     What comes before the first join is never among them, so a network without joins has none.
 
     Args:
-        part: of the joins, in (0, 1].
+        part: of the joins, in [0, 1]: the last of them, at least one.
     """
 
-    part: float = 0.25
+    part: float = 0.0
 
     def matches(self, place: Place) -> bool:
         joins = place.joins_before + place.joins_after
         return place.linear and place.joins_before > 0 and place.joins_after <= max(1, round(self.part * joins))
 
     def __str__(self) -> str:
-        return f"linear, last {self.part:g} of the joins"
+        return f"linear, last {self.part:g} of the joins" if self.part else "linear, from the last block on"
 
 
 @dataclass(frozen=True)

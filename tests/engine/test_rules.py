@@ -85,6 +85,15 @@ def test_textbook_epsilon_lets_the_bias_absorb():
     torch.testing.assert_close(apply(Epsilon(eps=0.0, bias=True)), expected)
 
 
+@pytest.mark.parametrize("module", [LAYER, nn.AdaptiveAvgPool1d(2).double()])
+def test_alpha_beta_for_inputs_that_are_not_negative_is_the_same_at_half_the_cost(module):
+    rule, h = AlphaBeta(), H.abs()
+    with torch.no_grad():
+        r = torch.rand_like(module(h))
+    assert rule.for_nonnegative() == AlphaBeta(signed=False)
+    torch.testing.assert_close(apply(rule.for_nonnegative(), module, h, r), apply(rule, module, h, r))
+
+
 def test_alpha_beta_weighs_positive_against_negative():
     z = H[:, None, :] * W[None]
     up, down = z.clamp(min=0), z.clamp(max=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ import torchvision
 from torch import Tensor, nn
 
 import headwater as hw
-from headwater.composites import Classifier, LastBlocks
+from headwater.composites import Classifier, First, LastBlocks
 from headwater.engine.scales import enlarge, mean_of_scales
 from headwater.errors import InputError
 from headwater.methods import AllScales
-from headwater.rules import AlphaBeta, Epsilon
+from headwater.rules import AlphaBeta, Epsilon, WPlus
 
 
 def errors(e: hw.Explanation) -> float:
@@ -189,7 +190,7 @@ def test_a_network_without_a_classifier_is_an_error_that_says_how_to_name_one():
 
 
 def test_the_last_blocks_are_a_part_of_the_joins(tiny, images):
-    for part, blocks in ((0.5, {"block2"}), (0.1, {"block2"})):
+    for part, blocks in ((0.5, {"block2"}), (0.0, {"block2"})):
         composite = hw.load_composite("otsuki2024").prepend((Classifier(), Epsilon()), (LastBlocks(part), AlphaBeta()))
         plan = hw.LRP(tiny, composite).plan(images)
         convolutions = [s for s in plan.steps if isinstance(s.rule, AlphaBeta) and s.layer.operation.kind == "conv2d"]
@@ -209,11 +210,54 @@ def test_against_is_the_difference_of_two_maps_and_sums_to_what_it_starts_from(t
     assert torch.allclose(e.conservation.seed.float(), difference, atol=1e-6)
     assert float(e.conservation.error.max()) <= 1e-5 and errors(e) <= 1e-5
     assert all(float(error.max()) <= 1e-5 for error in e.conservation.checkpoint_errors.values())
-    first, second = lrp(images, target=1, start=start), lrp(images, target=torch.tensor([0, 2, 3]), start=start)
+    each = hw.LRP(tiny, replace(lrp.composite, contrast=0.0))
+    first, second = each(images, target=1, start=start), each(images, target=torch.tensor([0, 2, 3]), start=start)
     assert torch.allclose(e.relevance, first.relevance - second.relevance, atol=1e-5 * first.relevance.abs().max())
     back = lrp(images, target=torch.tensor([0, 2, 3]), against=1, start=start)
     assert torch.allclose(back.heatmap, -e.heatmap, atol=1e-6)
     assert e.select(1).against.tolist() == [2] and e.select(1).conservation.size is not None
+
+
+@pytest.mark.parametrize("start", ["probability", "logit", "one"])
+def test_contrast_weighs_the_target_against_the_others_by_their_probability(tiny, images, start):
+    """The rules are linear in relevance, so the map is that of the target less those of the others."""
+    plain, contrast = replace(hw.load_composite("headwater"), contrast=0.0), 0.5
+    lrp = hw.LRP(tiny, replace(plain, contrast=contrast))
+    e = lrp(images, target=2, start=start, checkpoints="cuts")
+    of_class = [hw.LRP(tiny, plain)(images, target=k, start="one").heatmap for k in range(5)]
+    p, begun = e.logits.softmax(1), e.conservation.seed.float()[:, None, None]
+    q = p / (1 - p[:, 2:3])
+    others = sum(q[:, k, None, None] * of_class[k] for k in (0, 1, 3, 4))
+    expected = begun * ((1 + contrast) * of_class[2] - contrast * others)
+    torch.testing.assert_close(e.heatmap, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    first = {"probability": p, "logit": e.logits, "one": torch.ones_like(p)}[start][:, 2]
+    assert torch.allclose(begun[:, 0, 0], first, atol=1e-6)
+    assert all(float(error.max()) <= 1e-5 for error in e.conservation.checkpoint_errors.values())
+
+
+def test_contrast_where_there_are_no_other_classes_and_per_pixel(images):
+    torch.manual_seed(0)
+    with_contrast = replace(hw.load_composite("otsuki2024"), contrast=1.0)
+    regression = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    found = [
+        hw.LRP(regression, composite)(images, start="logit").heatmap for composite in (with_contrast, "otsuki2024")
+    ]
+    assert torch.equal(*found)
+    segment = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
+    e = hw.LRP(segment, with_contrast)(images, target=0, region=(2, 3))
+    assert torch.allclose(e.conservation.seed.float(), e.logits.softmax(1)[:, 0, 2, 3], atol=1e-6)
+    assert float(e.conservation.error.max()) <= 1e-5 and (e.heatmap < 0).any()
+
+
+@pytest.mark.parametrize("contrast", [-0.1, float("nan"), float("inf")])
+def test_contrast_must_be_a_number_of_zero_or_more(contrast):
+    with pytest.raises(InputError, match="contrast must be"):
+        hw.Composite("mine", [], contrast=contrast)
+
+
+def test_contrast_stays_with_what_is_made_of_a_composite():
+    assert hw.load_composite("headwater").prepend((First(), WPlus())).contrast == 1
+    assert str(hw.load_composite("headwater")).startswith("headwater, contrast 1")
 
 
 def test_against_needs_another_class(tiny, images):
