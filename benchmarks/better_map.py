@@ -347,7 +347,7 @@ contributions of both signs, and the map is a mean over the scales of all cuts. 
 measured, also the losing ones.
 
 Rules are those at the classifier; what follows a semicolon is the rule of that part of the joins. `centred` takes the
-mean over the classes from the classifier's weights first. `contrast` lets the sweep begin with the other classes too, see
+mean over the classes from the classifier's weights first. `contrast` begins the sweep with the other classes too, see
 [composites](../composites.md). Scales: the `image` alone; `every cut and the image`, each
 once; `every resolution` of the cuts, each once; the same with the image's map, summed over 2 x 2 pixels; the coarser
 half of the resolutions; the `last cut` alone, which is the last feature map.

@@ -20,7 +20,7 @@ from headwater.engine.scales import mean_of_scales
 from headwater.errors import HeadwaterError, InputError
 from headwater.files import safe_name, write_bytes, write_record
 from headwater.heatmaps import heat_quantization
-from headwater.methods import QUANTIZED_LEVELS, explains_against, load_method, split_name
+from headwater.methods import DEFAULT_METHOD, QUANTIZED_LEVELS, explains_against, load_method, split_name
 from headwater.models import ModelCard, card_of, default_model, load_model, network_input, weights_digest
 from headwater.report.images import Labels, Style, figure, overlay
 from headwater.report.notebook import ACCOUNT, account_cells, class_table, image_tag
@@ -252,7 +252,7 @@ def stem_of(first: str, card: ModelCard, method: str, target: str) -> str:
 def explain(
     image: str | Path,
     model: str | Path | nn.Module | None = None,
-    method: str = "otsuki2024",
+    method: str = DEFAULT_METHOD,
     target: int | str | None = None,
     quantize: int | None = None,
     preprocessing: Preprocessing | None = None,
@@ -296,7 +296,7 @@ def explain(
 def explain_files(
     images: Sequence[str | Path],
     model: nn.Module,
-    method: str = "otsuki2024",
+    method: str = DEFAULT_METHOD,
     target: int | str | None = None,
     quantize: int | None = None,
     preprocessing: Preprocessing | None = None,

@@ -37,13 +37,13 @@ def explain(
     allow_code: AllowCode = False,
     method: Annotated[
         str, typer.Option(help="See headwater methods; NAME+hq and NAME+hq-equation are quantized.")
-    ] = "otsuki2024",
+    ] = "headwater",
     target: Annotated[
         str | None, typer.Option(help="Class to explain, by name or number; the predicted one if not given.")
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Why the target and not this class, by name or number; best with --method headwater."),
+        typer.Option(help="Why the target and not this class, by name or number; best with method headwater."),
     ] = None,
     out: Folder = Path("maps"),
     quantize: Annotated[int | None, typer.Option(help="Levels of heat quantization of the drawn maps.", min=2)] = None,

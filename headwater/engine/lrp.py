@@ -42,6 +42,12 @@ class LRP:
         compile: run the sweep as one program of ``torch.compile``. The first call for an image size compiles it, and
             one more for the next number of images, which takes from seconds to minutes (docs/export.md). Maps differ
             by rounding. ``"if possible"``: a sweep that cannot be compiled runs as it is, with a warning.
+        recompute: keep one value for each of some segments of the network, and compute the others of a segment again
+            when relevance arrives there: the same map with a fraction of the memory, for one more forward pass. For
+            large images and deep networks.
+
+    Raises:
+        InputError: ``model`` is no module, or an option does not fit; ``recompute`` is not for compiled sweeps.
 
     >>> import torch, headwater as hw
     >>> model = hw.load_model("tiny20")
@@ -59,10 +65,14 @@ class LRP:
         composite: str | Composite = "otsuki2024",
         output: str | int | None = None,
         compile: bool | Literal["if possible"] = False,
+        recompute: bool = False,
     ) -> None:
         check_module(model)
         if not isinstance(compile, bool) and compile != "if possible":
             raise InputError(f"compile must be False, True or 'if possible', got {compile!r}")
+        if compile and recompute:
+            raise InputError("a compiled sweep keeps what it needs by itself; choose compile or recompute")
+        self.recompute = recompute
         self.compile = compile
         self.model = model
         self.output = output
@@ -141,6 +151,7 @@ class LRP:
                 images,
                 lambda output: make_seed(output, len(x), target, start, region, against, plan.contrast),
                 account,
+                self.recompute,
             )
 
         def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:

@@ -6,14 +6,16 @@ float32: what a rule reads, values, weights and the output, is widened when it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from headwater.engine.account import Account
 from headwater.engine.plan import Plan
+from headwater.engine.schedule import segments
 from headwater.engine.seed import Seed
+from headwater.engine.steps import Step
 from headwater.engine.weights import widened
 
 
@@ -50,7 +52,9 @@ class Values:
         return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
-def sweep(plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Account) -> tuple[Seed, Tensor]:
+def sweep(
+    plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Account, recompute: bool = False
+) -> tuple[Seed, Tensor]:
     """Run the network on images and send relevance back to them.
 
     Args:
@@ -58,20 +62,42 @@ def sweep(plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Accou
         x: the images, ``(N, C, H, W)``.
         begin: from the network's output to the seed.
         account: told what arrives where.
+        recompute: keep one value per segment, and compute a segment's others again when relevance arrives there.
 
     Returns:
         The seed, and the relevance of the images, ``(N, C, H, W)``, both at least float32.
     """
     values = Values()
     values[plan.graph.input] = x
-    for step in plan.steps:
-        values[step.output] = step.run([values[name] for name in step.inputs])
-        values.drop(step.drops)
+    *earlier, last = segments(plan.steps, plan.graph.shapes) if recompute else (plan.steps,)
+    kept = {plan.graph.input, *(steps[-1].output for steps in earlier)}
+    for steps in earlier:
+        _forward(steps, values, kept)
+        values.drop({step.output for step in steps} - kept)
+    _forward(last, values)
 
     seed = begin(values.wide(plan.graph.output))
     relevance = {plan.graph.output: seed.relevance}
+    _back(plan, last, values, relevance, seed, account)
+    for steps in reversed(earlier):
+        _forward(steps, values)
+        _back(plan, steps, values, relevance, seed, account)
+    account.arrived(plan.graph.input, relevance[plan.graph.input])
+    return seed, relevance[plan.graph.input]
+
+
+def _forward(steps: Iterable[Step], values: Values, kept: Collection[str] = ()) -> None:
+    for step in steps:
+        values[step.output] = step.run([values[name] for name in step.inputs])
+        values.drop(name for name in step.drops if name not in kept)
+
+
+def _back(
+    plan: Plan, steps: Sequence[Step], values: Values, relevance: dict[str, Tensor], seed: Seed, account: Account
+) -> None:
+    """Send the relevance of the last step's output to the value that enters the first."""
     with plan.bindings.widening():
-        for step in reversed(plan.steps):
+        for step in reversed(steps):
             arriving = relevance.pop(step.output, None)
             if arriving is None or step.rule is None:
                 account.missed(step, values.shape(step.output), seed.relevance)
@@ -84,5 +110,3 @@ def sweep(plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Accou
                     if share is not None:
                         relevance[name] = relevance[name].add_(share) if name in relevance else share
             values.drop(step.forgets)
-    account.arrived(plan.graph.input, relevance[plan.graph.input])
-    return seed, relevance[plan.graph.input]

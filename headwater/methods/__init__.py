@@ -29,6 +29,8 @@ _COMPARED: dict[str, Callable[[nn.Module], Method]] = {
     "abn": AttentionMap,
 }
 _METHODS: dict[str, Callable[[nn.Module], Method]] = {**_COMPARED, **MASKED, "headwater": AllScales}
+DEFAULT_METHOD = "headwater"
+"""By which image files are explained where no method is named."""
 
 
 _DESCRIPTIONS = {
@@ -148,6 +150,7 @@ def explains_against(method: Method) -> bool:
 
 
 __all__ = [
+    "DEFAULT_METHOD",
     "QUANTIZED",
     "QUANTIZED_LEVELS",
     "AllScales",

@@ -31,6 +31,7 @@ class AllScales:
         model: as for :class:`~headwater.LRP`.
         composite: likewise.
         output: likewise.
+        recompute: likewise.
 
     >>> import torch, headwater as hw
     >>> e = AllScales(hw.load_model("tiny20"))(torch.rand(2, 3, 64, 64))
@@ -38,8 +39,14 @@ class AllScales:
     True
     """
 
-    def __init__(self, model: nn.Module, composite: str | Composite = "headwater", output: str | int | None = None):
-        self.lrp = LRP(model, composite, output)
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: str | Composite = "headwater",
+        output: str | int | None = None,
+        recompute: bool = False,
+    ) -> None:
+        self.lrp = LRP(model, composite, output, recompute=recompute)
 
     def __call__(
         self,

@@ -11,12 +11,11 @@ from torch import nn
 
 import headwater as hw
 from headwater.errors import InputError
-from headwater.methods import describe_method, explains_against
+from headwater.methods import DEFAULT_METHOD, describe_method, explains_against
 from headwater.methods.method import Method, Progress
 from headwater.models import card_of, network_input, weights_digest
 
-DEFAULT_METHOD = "otsuki2024"
-_FIRST = (DEFAULT_METHOD, "headwater", "gradcam", "scorecam", "rise", "integrated-gradients", "c3-lrp")
+_FIRST = (DEFAULT_METHOD, "otsuki2024", "gradcam", "scorecam", "rise", "integrated-gradients", "c3-lrp")
 
 
 def methods_on_offer() -> dict[str, str]:

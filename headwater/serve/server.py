@@ -14,8 +14,9 @@ from torch import nn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from headwater.errors import HeadwaterError, InputError, OutputError
+from headwater.methods import DEFAULT_METHOD
 from headwater.serve.app import build
-from headwater.serve.networks import DEFAULT_METHOD, Network, by_name
+from headwater.serve.networks import Network, by_name
 from headwater.serve.photo import MAX_BYTES, Photo, example, examples
 
 _TRIED = 50  # ports, from the one that was asked for

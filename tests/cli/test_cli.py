@@ -19,15 +19,15 @@ def test_explain_writes_images_map_and_numbers(tmp_path):
     done = headwater("explain", TABBY, ESPRESSO, "--model", "tiny20", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "espresso.jpg: espresso" in done.stdout and "conserved" in done.stdout
-    result = json.loads((tmp_path / "tabby.tiny20.otsuki2024.tabby.json").read_text())
+    result = json.loads((tmp_path / "tabby.tiny20.headwater.tabby.json").read_text())
     assert result["conservation"]["relative_error"] < 1e-5
     assert result["target"] == result["predicted"]
-    heatmap = np.load(tmp_path / "tabby.tiny20.otsuki2024.tabby.npy")
+    heatmap = np.load(tmp_path / "tabby.tiny20.headwater.tabby.npy")
     assert heatmap.shape == tuple(result["map"]["shape"])
     assert heatmap.sum() == pytest.approx(result["conservation"]["seed"], rel=1e-4)
-    with Image.open(tmp_path / "tabby.tiny20.otsuki2024.tabby.overlay.png") as overlay, Image.open(TABBY) as photo:
+    with Image.open(tmp_path / "tabby.tiny20.headwater.tabby.overlay.png") as overlay, Image.open(TABBY) as photo:
         assert overlay.size == photo.size
-    assert (tmp_path / "tabby.tiny20.otsuki2024.tabby.figure.png").stat().st_size > 10_000
+    assert (tmp_path / "tabby.tiny20.headwater.tabby.figure.png").stat().st_size > 10_000
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -60,7 +60,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(tmp_path):
         (tmp_path / folder / "x.jpg").write_bytes(Path(TABBY).read_bytes())
     out = tmp_path / "maps"
     headwater("explain", str(tmp_path / "a/x.jpg"), str(tmp_path / "b/x.jpg"), "--model", "tiny20", "--out", str(out))
-    assert {p.name for p in out.glob("*.npy")} == {"x.tiny20.otsuki2024.tabby.npy", "x.tiny20.otsuki2024.tabby-2.npy"}
+    assert {p.name for p in out.glob("*.npy")} == {"x.tiny20.headwater.tabby.npy", "x.tiny20.headwater.tabby-2.npy"}
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,9 @@ def test_images_of_one_name_have_files_of_their_own(tmp_path, photo):
         done = headwater("explain", *map(str, images), "--model", "tiny20", "--target", "tabby", "--out", str(out))
         assert done.returncode == 0, done.stderr
         assert results(out) == {
-            "x.tiny20.otsuki2024.tabby": str(images[0]),
-            "x.tiny20.otsuki2024.tabby-2": str(images[1]),
-            "x-2.tiny20.otsuki2024.tabby": str(images[2]),
+            "x.tiny20.headwater.tabby": str(images[0]),
+            "x.tiny20.headwater.tabby-2": str(images[1]),
+            "x-2.tiny20.headwater.tabby": str(images[2]),
         }
 
 
@@ -69,11 +69,11 @@ def test_models_methods_targets_and_quantizations_do_not_overwrite_each_other(tm
         hw.explain(image, tiny, method, target, quantize, PREPARE).save(out)
     hw.explain(image, "tiny20", target="tabby").save(out)
     assert set(results(out)) == {
-        "x.TinyResidual.otsuki2024.class-0",
-        "x.TinyResidual.otsuki2024.class-1",
+        "x.TinyResidual.headwater.class-0",
+        "x.TinyResidual.headwater.class-1",
         "x.TinyResidual.otsuki2024+hq4.class-0",
         "x.TinyResidual.otsuki2024-i.class-0",
-        "x.tiny20.otsuki2024.tabby",
+        "x.tiny20.headwater.tabby",
     }
 
 
@@ -82,13 +82,13 @@ def test_the_same_model_name_with_other_weights_is_another_result(tmp_path, tiny
     for weights in ("a", "b", "a"):
         tiny.card = hw.ModelCard("net", weights, PREPARE)
         hw.explain(image, tiny, target=0).save(out)
-    assert set(results(out)) == {"x.net.otsuki2024.class-0", "x.net.otsuki2024.class-0-2"}
+    assert set(results(out)) == {"x.net.headwater.class-0", "x.net.headwater.class-0-2"}
 
 
 def test_files_of_unknown_origin_are_left_alone(tmp_path, tiny, photo):
     out = tmp_path / "out"
     out.mkdir()
-    foreign = {"x.TinyResidual.otsuki2024.class-0.npy": "mine", "x.TinyResidual.otsuki2024.class-0-2.json": "[1]"}
+    foreign = {"x.TinyResidual.headwater.class-0.npy": "mine", "x.TinyResidual.headwater.class-0-2.json": "[1]"}
     for name, content in foreign.items():
         (out / name).write_text(content)
     written = hw.explain(photo(tmp_path / "x.png"), tiny, target=0, preprocessing=PREPARE).save(out)
@@ -161,7 +161,7 @@ def test_the_flows_of_two_runs_have_files_of_their_own(tmp_path):
         )
         assert done.returncode == 0, done.stderr
     assert {p.name for p in tmp_path.glob("flow.*")} == {
-        f"flow.tiny20.otsuki2024.predicted{number}{ending}" for number in ("", "-2") for ending in (".png", ".json")
+        f"flow.tiny20.headwater.predicted{number}{ending}" for number in ("", "-2") for ending in (".png", ".json")
     }
 
 

@@ -79,13 +79,13 @@ def test_the_command_line_averages_over_images(tmp_path):
     images = [str(EXAMPLES / name) for name in ("espresso.jpg", "tabby.jpg")]
     done = headwater("explain", *images, "--model", "tiny20", "--flow", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    numbers = json.loads((tmp_path / "flow.tiny20.otsuki2024.predicted.json").read_text())
+    numbers = json.loads((tmp_path / "flow.tiny20.headwater.predicted.json").read_text())
     assert numbers["images"] == 2
     alone = [
-        json.loads((tmp_path / f"{name}.tiny20.otsuki2024.{name}.json").read_text())["flow"]
+        json.loads((tmp_path / f"{name}.tiny20.headwater.{name}.json").read_text())["flow"]
         for name in ("espresso", "tabby")
     ]
     for join, *each in zip(numbers["joins"], *alone, strict=True):
         mean = sum(torch.tensor(one["relevance"]) for one in each) / 2
         torch.testing.assert_close(torch.tensor(join["relevance"]), mean)
-    assert Image.open(tmp_path / "flow.tiny20.otsuki2024.predicted.png").format == "PNG"
+    assert Image.open(tmp_path / "flow.tiny20.headwater.predicted.png").format == "PNG"

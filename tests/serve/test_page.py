@@ -68,7 +68,7 @@ def test_a_photo_gets_the_map_that_explain_makes(client):
     assert answer["target"]["name"] == answer["predicted"][0]["name"] == "tabby"
     assert answer["conservation"]["seed"] == expected.probability.item() and answer["additive"]
     assert [join["module"] for join in answer["flow"]] == [join.module for join in expected.flow.joins]
-    assert answer["stem"] == "photo.tiny20.otsuki2024.tabby"
+    assert answer["stem"] == "photo.tiny20.headwater.tabby"
 
 
 def test_another_class_and_several_methods(client):
