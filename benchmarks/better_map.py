@@ -80,11 +80,12 @@ def resolutions(e: hw.Explanation, part: float = 1.0) -> Tensor:
     return mean.to(e.heatmap.dtype)
 
 
-def resolutions_and_image(e: hw.Explanation) -> Tensor:
-    """Every resolution and the image count the same; the image's map is coarsened once, against the grid."""
-    mean = mean_of_scales({**e.coarse, "image": _coarsened(e.scales["image"])}, _size(e))
+def resolutions_and_image(e: hw.Explanation, coarsened: bool = False) -> Tensor:
+    """Every resolution and the image's count the same; the image's map may be summed over 2 x 2 pixels first."""
+    image = e.scales["image"]
+    mean = mean_of_scales({**e.coarse, "image": _coarsened(image) if coarsened else image}, _size(e))
     assert mean is not None
-    return mean
+    return mean.to(e.heatmap.dtype)
 
 
 def last_cut(e: hw.Explanation) -> Tensor:
@@ -104,7 +105,8 @@ SCALES: dict[str, Callable[[hw.Explanation], Tensor]] = {
     "image": lambda e: e.scales["image"],
     "every cut and the image": every_cut,
     "every resolution": resolutions,
-    "every resolution and the image, coarsened": resolutions_and_image,
+    "every resolution and the image": resolutions_and_image,
+    "every resolution and the image, coarsened": partial(resolutions_and_image, coarsened=True),
     "coarser half of the resolutions": partial(resolutions, part=0.5),
     "last cut": last_cut,
 }
@@ -349,8 +351,8 @@ measured, also the losing ones.
 Rules are those at the classifier; what follows a semicolon is the rule of that part of the joins. `centred` takes the
 mean over the classes from the classifier's weights first. `contrast` begins the sweep with the other classes too, see
 [composites](../composites.md). Scales: the `image` alone; `every cut and the image`, each
-once; `every resolution` of the cuts, each once; the same with the image's map, summed over 2 x 2 pixels; the coarser
-half of the resolutions; the `last cut` alone, which is the last feature map.
+once; `every resolution` of the cuts, each once; the same with the image's, which is what `headwater` takes, and with
+the image's map summed over 2 x 2 pixels, which takes the grid of strided convolutions out; the coarser half of the resolutions; the `last cut` alone, which is the last feature map.
 
 - **ID** is insertion minus deletion under `budget` or `published`, mean and half of the 95 % interval.
 - **first/second**, **first/unrelated**: rank correlation of the map of the predicted class with that of the second

@@ -4,18 +4,21 @@
     python -m benchmarks.results efficientnet-lite0 --data ../shared/data
     python -m benchmarks.results resnet50 --data ../shared/data --model runs/resnet50-tiny20/seed-0
 
---data holds ``tiny20`` and ``imagenet-sample``. Rows that are in --out are not measured again. The tables are written
-to docs/results/tables, from where the pages include them.
+--data holds ``tiny20`` and ``imagenet-sample``. Rows that are in --out are not measured again; methods that run the
+network a thousand times per image have a folder of their own, so that the others can be measured again without them.
+The tables are written to docs/results/tables, from where the pages include them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas
 import torch
 
 import headwater as hw
@@ -23,12 +26,14 @@ from headwater.evaluation import Settings, evaluate
 from headwater.files import write_bytes, write_text
 from headwater.methods import is_baseline
 from headwater.methods.rise import Rise
-from headwater.report.tables import SummaryTable
+from headwater.report.run_folder import CURVES
+from headwater.report.tables import SummaryTable, curves_figure
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = ROOT / "docs" / "results" / "tables"
 FEWER = "rise-1000"
 """RISE with a fifth of its masks: 5,000 of them take minutes per image. On tiny20 all of them are a row as well."""
+SLOW = ("scorecam", "rise")
 MAIN = (
     *("headwater", "headwater+hq", "otsuki2024", "otsuki2024+hq", "gradcam", "gradcam+hq"),
     *("scorecam", "scorecam+hq", FEWER, f"{FEWER}+hq", "random"),
@@ -74,13 +79,23 @@ def fragment(name: str, asked: Comparison, model: str, data: Path, out: Path, de
     if FEWER not in hw.list_methods():
         hw.register_method(FEWER, lambda model: Rise(model, masks=1000), "RISE with 1,000 masks")
     settings = Settings(asked.methods, asked.samples, step=asked.step, batch_size=asked.batch_size)
-    table = evaluate(network, data / asked.folder, settings, out / name, devices=devices, progress=progress)
+    groups = {
+        "masking": tuple(m for m in asked.methods if m.startswith(SLOW)),
+        "others": tuple(m for m in asked.methods if not m.startswith(SLOW)),
+    }
+    tables, curves = list[pandas.DataFrame](), dict[str, dict[str, list[float]]]()
+    for group, methods in groups.items():
+        folder, some = out / name / group, replace(settings, methods=methods)
+        tables.append(evaluate(network, data / asked.folder, some, folder, devices=devices, progress=progress))
+        curves |= json.loads((folder / CURVES).read_text())
+    table = pandas.concat(tables, ignore_index=True)
+    table = pandas.concat([table[table["method"] == method] for method in asked.methods], ignore_index=True)
     summary = SummaryTable.of(table, [m for m in asked.methods if is_baseline(m) or m.startswith(FEWER)])
     command = f"python -m benchmarks.results {name} --data ../shared/data" + f" --model {model}" * (not asked.model)
     machine = f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
     images = table["image"].nunique()
     about = f"{images} images, seed {settings.seed}, {asked.step} pixels per step; {machine}. Made by `{command}`."
-    write_bytes(TABLES / f"{name}.png", (out / name / "curves.png").read_bytes())
+    write_bytes(TABLES / f"{name}.png", curves_figure({method: curves[method] for method in asked.methods}))
     return write_text(TABLES / f"{name}.md", f"{about}\n\n{summary.markdown()}\n\n{summary.tests()}\n")
 
 

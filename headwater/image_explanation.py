@@ -65,8 +65,8 @@ class ImageExplanation(Explanation):
         rounding = 16 * torch.finfo(total.dtype).eps * float(self.relevance.abs().max())  # of a sum over channels
         if torch.allclose(self.heatmap, total, rtol=0, atol=rounding):
             return True
-        mean = mean_of_scales(self.coarse, (total.shape[1], total.shape[2]))
-        return mean is not None and torch.equal(self.heatmap, mean.to(self.heatmap.dtype))
+        mean = mean_of_scales({**self.coarse, "image": total}, (total.shape[1], total.shape[2]))
+        return mean is not None and torch.allclose(self.heatmap, mean.to(self.heatmap.dtype), rtol=0, atol=rounding)
 
     @property
     def image_map(self) -> np.ndarray:

@@ -65,6 +65,7 @@ def scale_layouts(graph: Graph, steps: Sequence[Step], cuts: Collection[str]) ->
     """The cuts between image and output that have rows and columns, in order, each with its layout.
 
     Of cuts that relevance passes unchanged from one to the next (an addition, its activation), the last one is taken.
+    Values with padding are none of them.
     """
     layouts = _layouts(graph, [step.layer.operation for step in steps])
     users: dict[str, list[Step]] = {}
@@ -81,7 +82,12 @@ def scale_layouts(graph: Graph, steps: Sequence[Step], cuts: Collection[str]) ->
         here = layouts[name]
         return moves and follows is not None and (follows.grid, follows.extra) == (here.grid, here.extra)
 
-    names = [step.output for step in steps if step.output in cuts and step.output in layouts]
+    def is_padded(step: Step) -> bool:
+        before = [layouts[name].grid for name in step.inputs if name in layouts]
+        return "pad" in step.layer.operation.kind and before != [layouts[step.output].grid]
+
+    placed = [step for step in steps if step.output in cuts and step.output in layouts]
+    names = [step.output for step in placed if not is_padded(step)]  # what pads reaches beyond the image
     return {name: layouts[name] for name in names if not is_repeated(name)}
 
 
@@ -106,21 +112,19 @@ def enlarge(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor
     return _spreading(size[0], rows, maps) @ maps @ _spreading(size[1], columns, maps).T
 
 
-def mean_of_scales(
-    coarse: Mapping[str, Float[Tensor, "n h w"]], size: tuple[int, int]
-) -> Float[Tensor, "n H W"] | None:
-    """The mean over the resolutions of cuts, each of which is the mean of its cuts; ``None`` without a cut.
+def mean_of_scales(maps: Mapping[str, Float[Tensor, "n h w"]], size: tuple[int, int]) -> Float[Tensor, "n H W"] | None:
+    """The mean over the resolutions of maps, each of which is the mean of its maps; ``None`` without one.
 
     Every resolution counts the same, however many blocks work in it, so the rule has nothing to set for a network. All
-    cuts sum to the seed, so the mean does.
+    maps sum to the seed, so the mean does.
 
     Args:
-        coarse: maps by the cut's name.
+        maps: of cuts, and of the image if it is to count, by name.
         size: rows and columns of the image.
     """
     groups: dict[tuple[int, ...], list[Tensor]] = {}
-    for maps in coarse.values():
-        groups.setdefault(tuple(maps.shape[1:]), []).append(maps)
+    for one in maps.values():
+        groups.setdefault(tuple(one.shape[1:]), []).append(one)
     means = [enlarge(torch.stack(group).mean(0), size) for group in groups.values()]
     return torch.stack(means).mean(0) if means else None
 

@@ -1,4 +1,4 @@
-"""The map of all scales: the mean of relevance at the image and at every cut."""
+"""The map of all scales: the mean of relevance over the resolutions of the image and of every cut."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from headwater.methods.method import Checkpoints, Progress
 
 
 class AllScales:
-    r"""LRP whose map is the mean over the resolutions of the cuts, in one sweep.
+    r"""LRP whose map is the mean over the resolutions of the image and the cuts, in one sweep.
 
     All relevance passes a cut. So each cut's map sums to the seed, and so does any mean of them:
 
     .. math:: M = \frac{1}{|S|} \sum_{s \in S} \frac{1}{|C_s|} \sum_{c \in C_s} E(R^{(c)})
 
-    with the resolutions S between image and output, the cuts :math:`C_s` of each, and the enlargement E, which keeps
-    every cell's sum (:func:`~headwater.engine.scales.enlarge`). The image's own map, which has the grid of strided
-    convolutions, is no part of it, unless the network has no cuts; a warning says so then.
+    with the resolutions S of the values that all relevance passes, the image among them, those values :math:`C_s` of
+    each, and the enlargement E, which keeps every cell's sum (:func:`~headwater.engine.scales.enlarge`). In a network
+    without such values between image and output it is the image's relevance alone; a warning says so.
 
     Args:
         model: as for :class:`~headwater.LRP`.
@@ -65,12 +65,13 @@ class AllScales:
             An :class:`Explanation` whose ``heatmap`` is the mean; ``relevance`` is that of the image alone.
         """
         e = self.lrp(x, target, start, checkpoints, region, progress, against=against)
-        mean = mean_of_scales(e.coarse, (x.shape[2], x.shape[3]))
-        if mean is None:
+        if not e.coarse:
             warnings.warn(
                 "this network has no cut with rows and columns between image and output, so the map is the image's "
                 "relevance alone, without coarser scales",
                 stacklevel=2,
             )
             return e
+        mean = mean_of_scales({**e.coarse, "image": e.heatmap}, (x.shape[2], x.shape[3]))
+        assert mean is not None
         return replace(e, heatmap=mean.to(e.heatmap.dtype))

@@ -129,6 +129,23 @@ def test_a_network_without_cuts_has_the_image_alone_and_says_so():
     assert torch.equal(e.heatmap, e.scales["image"])
 
 
+def test_the_map_is_the_mean_over_the_resolutions_of_the_image_and_the_cuts(tiny, images):
+    e = AllScales(tiny)(images)
+    coarse = [e.scales[name] for name in e.coarse]
+    assert [maps.shape[1:] for maps in e.coarse.values()] == [(8, 6), (8, 6), (16, 12)]
+    expected = ((coarse[0] + coarse[1]) / 2 + (coarse[2] + e.scales["image"]) / 2) / 2
+    torch.testing.assert_close(e.heatmap, expected.to(e.heatmap), rtol=1e-5, atol=1e-7)
+    assert torch.equal(e.scales["image"], e.relevance.sum(1))
+
+
+def test_values_with_padding_reach_beyond_the_image_and_are_no_scale():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.ZeroPad2d(2), nn.Conv2d(4, 4, 5), nn.ReLU())
+    model = nn.Sequential(*layers, nn.ZeroPad2d(0), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    e = hw.LRP(model)(torch.rand(2, 3, 16, 12))
+    assert {tuple(maps.shape[1:]) for maps in e.coarse.values()} == {(8, 6)}
+
+
 def test_the_mean_counts_every_resolution_once():
     coarse = {"a": torch.full((1, 2, 2), 1.0), "b": torch.full((1, 2, 2), 3.0), "c": torch.full((1, 4, 4), 0.5)}
     mean = mean_of_scales(coarse, (4, 4))
