@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -25,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 import headwater as hw
+from benchmarks.results import FEWER, measured
 from headwater.composites import Classifier, LastBlocks
 from headwater.data.labelled import LabelledImage, load_labelled
 from headwater.engine.scales import enlarge, mean_of_scales
 from headwater.files import write_text
 from headwater.methods import load_method
-from headwater.methods.rise import Rise
 from headwater.metrics import randomisation, rank_correlation, relevance_mass
 from headwater.metrics.statistics import paired_p_values, summarise
 from headwater.report.tabular import Cell, Table
@@ -217,8 +218,8 @@ def choose(subject: Subject, kept: Rows) -> str:
     rows: list[tuple[Cell, ...]] = []
     for name, composite in composites().items():
         key = f"choose/{subject.name}/{name}"
-        measured = kept.get(key, partial(measure_composite, subject, composite))
-        for scales, row in measured.items():
+        found = kept.get(key, partial(measure_composite, subject, composite))
+        for scales, row in found.items():
             s = summarise(row["id"])
             cells = (f"{row['second']:.2f}", f"{row['unrelated']:.2f}", f"{row['mosaic']:.2f}")
             rows.append((name, scales, f"{s.mean:.3f} ± {s.high - s.mean:.3f}", *cells))
@@ -231,71 +232,79 @@ def choose(subject: Subject, kept: Rows) -> str:
 
 # -- reporting --------------------------------------------------------------------------------------------------------
 
-
-def methods(subject: Subject, masks: int) -> dict[str, Callable[[nn.Module], Callable[..., hw.Explanation]]]:
-    """What is reported, each made for a network."""
-    names = ("headwater", "headwater+hq", "otsuki2024", "otsuki2024+hq", "gradcam", "gradcam+hq", "scorecam")
-    made: dict[str, Callable[[nn.Module], Callable[..., hw.Explanation]]] = {n: partial(load_method, n) for n in names}
-    return {
-        **made,
-        f"rise, {masks} masks": lambda model: Rise(model, masks=masks),
-        "random": partial(load_method, "random"),
-    }
+METHODS = ("headwater", "otsuki2024", "gradcam", "scorecam", FEWER, "random")
+SLOW = ("scorecam", FEWER)
+Made = Callable[[nn.Module], Callable[..., hw.Explanation]]
 
 
-SLOW = ("scorecam", "rise")
-
-
-def measure_method(
-    subject: Subject, make: Callable[[nn.Module], Callable[..., hw.Explanation]], slow: bool, quantized: bool
-) -> dict[str, float | list[float]]:
-    """ID under both protocols, and for methods that are fast enough sensitivity to class and weights."""
+def sensitivity(subject: Subject, make: Made) -> dict[str, float | list[float]]:
+    """How far a method's maps depend on the class and on the weights."""
     method = make(subject.model)
     first, second, unrelated = subject.classes()
 
     def maps(x: Tensor, classes: Tensor) -> Tensor:
         return torch.cat([method(a, c).heatmap for a, c in _batches(x, classes)])
 
-    method(subject.x[:1], int(first[0]))  # traces, and whatever a library imports
-    began = time.perf_counter()
     heatmaps = maps(subject.x, first)
-    row: dict[str, float | list[float]] = {"seconds": (time.perf_counter() - began) / len(subject.x)}
-    row |= {"id": id_of(subject, heatmaps), "published": id_of(subject, heatmaps, "published")}
-    if slow or quantized:
-        return row
-    row |= {
-        "second": correlation(heatmaps, maps(subject.x, second)),
-        "unrelated": correlation(heatmaps, maps(subject.x, unrelated)),
-        "mosaic": float(
-            torch.stack([in_quarter(maps(subject.mosaics, subject.mosaic_labels[:, k]), k) for k in range(4)]).mean()
-        ),
-    }
+    quarters = [in_quarter(maps(subject.mosaics, subject.mosaic_labels[:, k]), k) for k in range(4)]
     few = slice(0, 4)
     result = randomisation(subject.model, make, subject.x[few], first[few], comparisons=4)
-    row["random"] = result.correlation.mean(0).tolist()
-    return row
+    return {
+        "second": correlation(heatmaps, maps(subject.x, second)),
+        "unrelated": correlation(heatmaps, maps(subject.x, unrelated)),
+        "mosaic": float(torch.stack(quarters).mean()),
+        "random": result.correlation.mean(0).tolist(),
+    }
 
 
-def report(subject: Subject, kept: Rows, masks: int) -> str:
+def times(subject: Subject, rounds: int = 5) -> dict[str, list[float]]:
+    """Seconds per image of the fast methods, each in turn for several rounds."""
+    x, classes = subject.x[:8], subject.classes()[0][:8]
+    made = {name: load_method(name, subject.model) for name in METHODS if name not in SLOW}
+    found: dict[str, list[float]] = {name: [] for name in made}
+    for number in range(rounds + 1):
+        for name, method in made.items():
+            began = time.perf_counter()
+            method(x, classes)
+            if number:  # the first round traces, and imports what a library needs
+                found[name].append((time.perf_counter() - began) / len(x))
+    return found
+
+
+def report(subject: Subject, comparison: str, model: str, data: Path, kept: Rows) -> str:
     """``headwater`` and what it is compared with as a table."""
-    measured: dict[str, dict[str, float | list[float]]] = {}
-    for name, make in methods(subject, masks).items():
-        slow, quantized = name.startswith(SLOW), name.endswith("+hq")
-        measured[name] = kept.get(
-            f"report/{subject.name}/{name}", partial(measure_method, subject, make, slow, quantized)
-        )
-    plain = {n: row["id"] for n, row in measured.items() if not n.endswith("+hq")}
-    p_values = paired_p_values(plain, "headwater")
-    fastest = measured["otsuki2024"]["seconds"]
+    table, _ = measured(comparison, model, data, ROOT / "runs" / "results")
+
+    def values(method: str, column: str) -> list[float]:
+        return table[table["method"] == method].sort_values("image")[column].tolist()
+
+    others = [name for name in METHODS if name != "headwater"]
+    p_values = paired_p_values(
+        {
+            (name, suffix): (values(f"headwater{suffix}", column), values(f"{name}{suffix}", column))
+            for suffix, column in (("", "id_budget"), ("+hq", "id_published"))
+            for name in others
+            if (table["method"] == f"{name}{suffix}").any()
+        }
+    )
+    seconds = kept.get(f"times/{subject.name}", partial(times, subject))
     rows = []
-    for name, row in measured.items():
-        ids = [summarise(row[protocol]) for protocol in ("id", "published")]
-        p = f"{p_values[name]:.1e}" if name in p_values else None
-        numbers = [f"{row[m]:.2f}" if m in row else None for m in ("second", "unrelated", "mosaic")]
-        steps = " ".join(f"{c:.2f}" for c in row["random"]) if "random" in row else None
-        spread = [f"{s.mean:.3f} ± {s.high - s.mean:.3f}" for s in ids]
-        rows.append((f"`{name}`", spread[0], p, spread[1], *numbers, steps, f"{row['seconds'] / fastest:.2f}"))
-    columns = ("method", "ID, `budget`", "p", "ID, `published`", "first/second", "first/unrelated")
+    for name in METHODS:
+        cells: list[Cell] = []
+        for suffix, column in (("", "id_budget"), ("+hq", "id_published")):
+            ids = values(f"{name}{suffix}", column)
+            s = summarise(ids) if ids else None
+            p = p_values.get((name, suffix))
+            cells += [f"{s.mean:.3f} ± {s.high - s.mean:.3f}" if s else None, f"{p:.1e}" if p is not None else None]
+        found: dict[str, float | list[float]] = {}
+        if name not in SLOW:
+            found = kept.get(f"report/{subject.name}/{name}", partial(sensitivity, subject, partial(load_method, name)))
+        numbers = [f"{found[m]:.2f}" if m in found else None for m in ("second", "unrelated", "mosaic")]
+        steps = " ".join(f"{c:.2f}" for c in found["random"]) if found else None  # type: ignore[union-attr]
+        ratios = [a / b for a, b in zip(seconds.get(name, ()), seconds["otsuki2024"], strict=False)]
+        took = f"{statistics.median(ratios):.2f}" if ratios else None
+        rows.append((f"`{name}`", *cells, *numbers, steps, took))
+    columns = ("method", "ID, `budget`", "p", "quantized, `published`", "p", "first/second", "first/unrelated")
     return Table((*columns, "in the target's quarter", "random weights", "time"), rows).markdown()
 
 
@@ -315,20 +324,19 @@ class Rows:
         return known[key]
 
 
-def subjects(data: Path, half: str, counts: argparse.Namespace) -> Iterator[Subject]:
-    """The networks, with the images of one half: those to choose on, or those to report on."""
-    tiny = hw.load_model("tiny20")
+def subjects(half: str, options: argparse.Namespace) -> Iterator[tuple[Subject, str, str]]:
+    """The networks with the images of one half, to choose on or to report on; comparison and model of each."""
     split = {"choose": "train", "report": "val"}[half]
-    images = load_labelled(data / "tiny20", split).sample(counts.images, seed=13)
-    yield Subject.of("tiny20", tiny, images, counts.mosaics, counts.points)
-    try:
-        model = hw.load_model("efficientnet-lite0")
-    except hw.HeadwaterError as error:
-        print(f"EfficientNet-Lite0 is left out: {error}")
-        return
-    photos = load_labelled(data / "imagenet-sample").sample(2 * counts.photos, seed=13)
-    chosen = photos[: counts.photos] if half == "choose" else photos[counts.photos :]
-    yield Subject.of("EfficientNet-Lite0", model, chosen, min(counts.mosaics, counts.photos // 4), counts.points)
+    images = load_labelled(options.data / "tiny20", split).sample(options.images, seed=13)
+    yield Subject.of("tiny20", hw.load_model("tiny20"), images, options.mosaics, options.points), "tiny20", "tiny20"
+    name = "efficientnet-lite0"
+    photos = load_labelled(options.data / "imagenet-sample").sample(2 * options.photos, seed=13)
+    chosen = photos[: options.photos] if half == "choose" else photos[options.photos :]
+    mosaics = min(options.mosaics, options.photos // 4)
+    yield Subject.of("EfficientNet-Lite0", hw.load_model(name), chosen, mosaics, options.points), name, name
+    if half == "report" and options.resnet50:
+        model = hw.load_model(options.resnet50)
+        yield Subject.of("ResNet-50", model, images, options.mosaics, options.points), "resnet50", options.resnet50
 
 
 def page(tables: Mapping[tuple[str, str], tuple[str, Subject]]) -> str:
@@ -344,17 +352,20 @@ def page(tables: Mapping[tuple[str, str], tuple[str, Subject]]) -> str:
 
 HEAD = """# Results: the better map
 
-The method [`headwater`](../methods.md) begins with two ideas, both exact: the rules at the top of the network count
-contributions of both signs, and the map is a mean over the scales of all cuts. Here is every candidate that was
-measured, also the losing ones.
+The method [`headwater`](../methods.md) has three ideas, all exact: the sweep begins with all classes, those that are
+not explained with the opposite sign; the rules at the top of the network count contributions of both signs; and the
+map is a mean over scales. Here is every candidate that was measured, also the losing ones.
 
-Rules are those at the classifier; what follows a semicolon is the rule of that part of the joins. `centred` takes the
-mean over the classes from the classifier's weights first. `contrast` begins the sweep with the other classes too, see
-[composites](../composites.md). Scales: the `image` alone; `every cut and the image`, each
-once; `every resolution` of the cuts, each once; the same with the image's, which is what `headwater` takes, and with
-the image's map summed over 2 x 2 pixels, which takes the grid of strided convolutions out; the coarser half of the resolutions; the `last cut` alone, which is the last feature map.
+Rules are those at the classifier; what follows a semicolon is the rule of that part of the joins, or the
+[contrast](../composites.md). `centred` takes the mean over the classes from the classifier's weights first. Scales: the
+`image` alone; `every cut and the image`, each once; `every resolution` of the cuts, each once; `every resolution and
+the image`, which is what `headwater` takes; the same with the image's map summed over 2 x 2 pixels, which takes the
+grid of strided convolutions out; the coarser half of the resolutions; the `last cut`, which is the last feature map.
 
-- **ID** is insertion minus deletion under `budget` or `published`, mean and half of the 95 % interval.
+- **ID** is insertion minus deletion, mean and half of the 95 % interval: of the maps under `budget`, and in the report
+  of the quantized maps under `published` too, on the images of the tables of [tiny20](tiny20.md),
+  [EfficientNet-Lite0](efficientnet-lite0.md) and [ResNet-50](resnet50.md).
+- **p**: of paired t-tests against `headwater`, one family in each table, corrected by Holm's procedure.
 - **first/second**, **first/unrelated**: rank correlation of the map of the predicted class with that of the second
   class, and with that of the class half of all classes away in the list. Lower is more about the class.
 - **in the target's quarter**: on mosaics of 2 x 2 images of different classes, the part of the *positive* relevance
@@ -362,17 +373,16 @@ the image's map summed over 2 x 2 pixels, which takes the grid of strided convol
   has 0.25.
 - **random weights**: rank correlation of absolute values with a quarter, half, three quarters and all layers random,
   from the top.
-- **p**: of a paired t-test of ID under `budget` against `headwater`, corrected by Holm's procedure. **time**: as a
-  multiple of `otsuki2024`'s.
+- **time**: as a multiple of `otsuki2024`'s, median of five rounds, batches of 8.
 
 ```
-python -m benchmarks.better_map --data ../shared/data
+python -m benchmarks.better_map --data ../shared/data --resnet50 runs/resnet50-tiny20-64/seed-0
 ```
 
-measures what is not in `runs/better-map` yet, and writes this page."""
+measures what is not in `runs/better-map` and `runs/results` yet, and writes this page."""
 HEADINGS = {
     "choose": "Choosing: every candidate, on images that the report does not use",
-    "report": "Reporting: the chosen one, once, on the other half",
+    "report": "Reporting: the chosen one, on other images",
 }
 
 
@@ -384,14 +394,17 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=20, help="for each half")
     parser.add_argument("--mosaics", type=int, default=10)
     parser.add_argument("--points", type=int, default=20, help="steps of a curve")
-    parser.add_argument("--masks", type=int, default=1000, help="of RISE")
+    parser.add_argument("--resnet50", default="", help="the trained ResNet-50: a run of headwater train")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "better-map", help="keeps measured rows")
     arguments = parser.parse_args()
     kept = Rows(arguments.out / "rows.json")
     tables: dict[tuple[str, str], tuple[str, Subject]] = {}
     for half in ("choose", "report") if arguments.what == "all" else (arguments.what,):
-        for subject in subjects(arguments.data, half, arguments):
-            table = choose(subject, kept) if half == "choose" else report(subject, kept, arguments.masks)
+        for subject, comparison, model in subjects(half, arguments):
+            if half == "choose":
+                table = choose(subject, kept)
+            else:
+                table = report(subject, comparison, model, arguments.data, kept)
             tables[half, subject.name] = (table, subject)
             print(f"{subject.name}\n{table}", flush=True)
     if arguments.what == "all":

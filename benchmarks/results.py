@@ -73,12 +73,14 @@ def progress(done: int, total: int, seconds: float) -> None:
     print(f"{done} of {total} images, {seconds:.0f} s", flush=True)
 
 
-def fragment(name: str, asked: Comparison, model: str, data: Path, out: Path, devices: Sequence[str]) -> Path:
-    """Measure a comparison, and write its table with what it was made by."""
-    network = hw.load_model(model)
+def measured(
+    name: str, model: str, data: Path, out: Path, devices: Sequence[str] = ()
+) -> tuple[pandas.DataFrame, dict[str, dict[str, list[float]]]]:
+    """The rows of a comparison and the mean curves of its methods; what is in ``out`` is not measured again."""
+    asked, network = COMPARISONS[name], hw.load_model(model)
     if FEWER not in hw.list_methods():
         hw.register_method(FEWER, lambda model: Rise(model, masks=1000), "RISE with 1,000 masks")
-    settings = Settings(asked.methods, asked.samples, step=asked.step, batch_size=asked.batch_size)
+    settings = settings_of(asked)
     groups = {
         "masking": tuple(m for m in asked.methods if m.startswith(SLOW)),
         "others": tuple(m for m in asked.methods if not m.startswith(SLOW)),
@@ -89,13 +91,25 @@ def fragment(name: str, asked: Comparison, model: str, data: Path, out: Path, de
         tables.append(evaluate(network, data / asked.folder, some, folder, devices=devices, progress=progress))
         curves |= json.loads((folder / CURVES).read_text())
     table = pandas.concat(tables, ignore_index=True)
-    table = pandas.concat([table[table["method"] == method] for method in asked.methods], ignore_index=True)
+    ordered = [table[table["method"] == method] for method in asked.methods]
+    return pandas.concat(ordered, ignore_index=True), {method: curves[method] for method in asked.methods}
+
+
+def settings_of(asked: Comparison) -> Settings:
+    return Settings(asked.methods, asked.samples, step=asked.step, batch_size=asked.batch_size)
+
+
+def fragment(name: str, model: str, data: Path, out: Path, devices: Sequence[str]) -> Path:
+    """Measure a comparison, and write its table with what it was made by."""
+    asked = COMPARISONS[name]
+    settings = settings_of(asked)
+    table, curves = measured(name, model, data, out, devices)
     summary = SummaryTable.of(table, [m for m in asked.methods if is_baseline(m) or m.startswith(FEWER)])
     command = f"python -m benchmarks.results {name} --data ../shared/data" + f" --model {model}" * (not asked.model)
-    machine = f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}"
+    machine = f"torch {torch.__version__}, {platform.machine()}"
     images = table["image"].nunique()
     about = f"{images} images, seed {settings.seed}, {asked.step} pixels per step; {machine}. Made by `{command}`."
-    write_bytes(TABLES / f"{name}.png", curves_figure({method: curves[method] for method in asked.methods}))
+    write_bytes(TABLES / f"{name}.png", curves_figure(curves))
     return write_text(TABLES / f"{name}.md", f"{about}\n\n{summary.markdown()}\n\n{summary.tests()}\n")
 
 
@@ -107,12 +121,11 @@ def main() -> None:
     parser.add_argument("--devices", default="", help="such as cpu,cpu; chunks are distributed over them")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results")
     options = parser.parse_args()
-    asked = COMPARISONS[options.name]
-    model = asked.model or options.model
+    model = COMPARISONS[options.name].model or options.model
     if not model:
         parser.error(f"{options.name} needs --model")
     devices = options.devices.split(",") if options.devices else ()
-    print(fragment(options.name, asked, model, options.data, options.out, devices))
+    print(fragment(options.name, model, options.data, options.out, devices))
 
 
 if __name__ == "__main__":
