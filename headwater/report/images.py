@@ -37,7 +37,7 @@ class Style:
         colormap: any of matplotlib's names; ``None`` for ``"inferno"``, or ``"RdBu_r"`` around 0 for signed maps.
             ``"jet"`` matches the papers.
         sign: ``"positive"`` shows negative relevance as 0, ``"absolute"`` its size, ``"signed"`` both around 0;
-            ``"auto"`` is signed where negative relevance has more than a hundredth of the mass.
+            ``"auto"`` is signed where negative relevance has more than a thousandth of the mass.
         clip: percentile of the map's size at which the colours end, so that single pixels don't hide the rest; of maps
             of which more than half is at or above it, they end at the largest.
         clip_by: what the percentile counts: ``"pixels"``, or ``"mass"``: the value below which pixels hold that part of
@@ -107,7 +107,7 @@ def shown(heatmap: np.ndarray, style: Style | None = None) -> Shown:
     style = style or Style()
     known = heatmap[np.isfinite(heatmap)]
     negative = -known[known < 0].sum()
-    signed = style.sign == "signed" or (style.sign == "auto" and negative > 0.01 * np.abs(known).sum())
+    signed = style.sign == "signed" or (style.sign == "auto" and negative > 0.001 * np.abs(known).sum())
     values = {"absolute": np.abs(heatmap), "positive": np.maximum(heatmap, 0)}.get(style.sign, heatmap)
     finite = values[np.isfinite(values)]
     sizes = np.abs(finite) if signed else np.maximum(finite, 0)
