@@ -31,7 +31,7 @@ napoleon_attr_annotations = False  # shapes such as "*pixels" are not reStructur
 smartquotes = False  # "--model" is not a dash
 html_theme = "furo"
 html_title = "Headwater"
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "jupyter_execute", "results/tables"]
 nitpicky = False
 suppress_warnings = ["myst.xref_missing"]
 

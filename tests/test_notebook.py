@@ -27,7 +27,7 @@ def elements(html: str) -> ElementTree.Element:
 def test_an_image_shows_its_figure_classes_and_account():
     e = hw.explain(EXAMPLES / "tabby.jpg", "tiny20", target="lion")
     page = elements(e._repr_html_())
-    assert "tabby.jpg, its relevance map by otsuki2024 for lion" in page.find("img").get("alt")
+    assert "tabby.jpg, its relevance map by headwater for lion" in page.find("img").get("alt")
     classes, account = page.findall("table")
     rows = ["|".join(cell.text or "" for cell in row) for row in classes.iter("tr")]
     assert rows[1] == "tabby|81.2%|"

@@ -69,8 +69,8 @@ def test_models_methods_targets_and_quantizations_do_not_overwrite_each_other(tm
         hw.explain(image, tiny, method, target, quantize, PREPARE).save(out)
     hw.explain(image, "tiny20", target="tabby").save(out)
     assert set(results(out)) == {
-        "x.TinyResidual.headwater.class-0",
-        "x.TinyResidual.headwater.class-1",
+        "x.TinyResidual.otsuki2024.class-0",
+        "x.TinyResidual.otsuki2024.class-1",
         "x.TinyResidual.otsuki2024+hq4.class-0",
         "x.TinyResidual.otsuki2024-i.class-0",
         "x.tiny20.headwater.tabby",
@@ -174,7 +174,7 @@ def test_a_record_tells_what_a_result_was_made_from(tmp_path, tiny, photo):
         "model": "TinyResidual",
         "weights": "given",
         "weights_digest": weights_digest(tiny),
-        "method": "otsuki2024",
+        "method": "headwater",
         "target": 3,
         "against": None,
         "quantized_levels": None,

@@ -59,10 +59,10 @@ def get(address: str, path: str, method: str = "GET", body: str = "", **headers:
 
 
 def test_a_photo_gets_the_map_that_explain_makes(client):
-    assert client.hello["networks"][0]["name"] == "tiny20" and "otsuki2024" in client.hello["methods"]
+    assert client.hello["networks"][0]["name"] == "tiny20" and "headwater" in client.hello["methods"]
     photo = client.upload(TABBY.read_bytes())
     assert (photo["width"], photo["height"], photo["animated"]) == (451, 300, False)
-    (answer,) = client.explain("otsuki2024")
+    (answer,) = client.explain("headwater")
     expected = hw.explain(TABBY, model="tiny20")
     assert np.array_equal(answer["arrays"]["map"], expected.heatmap[0].numpy())
     assert answer["target"]["name"] == answer["predicted"][0]["name"] == "tabby"
@@ -74,7 +74,7 @@ def test_a_photo_gets_the_map_that_explain_makes(client):
 def test_another_class_and_several_methods(client):
     client.ask("example", name="espresso.jpg")
     assert client.until("photo")["name"] == "espresso.jpg"
-    first, second = client.explain("otsuki2024", "random", target="lion")
+    first, second = client.explain("headwater", "random", target="lion")
     assert first["target"]["name"] == second["target"]["name"] == "lion"
     assert first["conservation"] is not None and second["conservation"] is None
     assert not np.array_equal(first["arrays"]["values"], second["arrays"]["values"])
@@ -91,7 +91,7 @@ def test_why_one_class_and_not_another(client):
 
 def test_every_scale_can_be_drawn(client):
     client.upload(TABBY.read_bytes())
-    (answer,) = client.explain("otsuki2024")
+    (answer,) = client.explain("headwater")
     expected = hw.explain(TABBY, model="tiny20").scales
     assert [scale["name"] for scale in answer["scales"]] == list(expected)
     for number, (name, maps) in enumerate(expected.items()):
@@ -103,14 +103,14 @@ def test_every_scale_can_be_drawn(client):
 
 def test_a_method_that_fails_leaves_the_others(client):
     client.upload(TABBY.read_bytes())
-    failed, done = client.explain("abn", "otsuki2024")
+    failed, done = client.explain("abn", "headwater")
     assert failed["kind"] == "error" and failed["message"].startswith("abn: ")
     assert done["kind"] == "map"
 
 
 def test_maps_are_drawn_anew(client):
     client.upload(TABBY.read_bytes())
-    (answer,) = client.explain("otsuki2024")
+    (answer,) = client.explain("headwater")
     assert len(np.unique(answer["arrays"]["colours"].reshape(-1, 4), axis=0)) > 8
     client.ask("paint", levels=4, colormap="jet")
     colours = client.until("paint")["arrays"]["colours"]
@@ -120,28 +120,28 @@ def test_maps_are_drawn_anew(client):
 
 def test_files_are_those_of_save(client):
     client.upload(TABBY.read_bytes())
-    client.explain("otsuki2024")
+    client.explain("headwater")
     expected = hw.explain(TABBY, model="tiny20", quantize=8)
     for what, image in (("overlay", expected.overlay()), ("figure", None)):
-        client.ask("file", method="otsuki2024", what=what, levels=8)
+        client.ask("file", method="headwater", what=what, levels=8)
         answer = client.until("file")
-        assert answer["name"] == f"photo.tiny20.otsuki2024-hq8.tabby.{what}.png".replace("-hq8", "+hq8")
+        assert answer["name"] == f"photo.tiny20.headwater-hq8.tabby.{what}.png".replace("-hq8", "+hq8")
         drawn = Image.open(io.BytesIO(answer["arrays"]["content"].tobytes()))
         assert image is None or np.array_equal(np.asarray(drawn), np.asarray(image))
 
 
 def test_the_figure_of_all_maps_has_a_caption(client):
     client.upload(TABBY.read_bytes())
-    client.explain("otsuki2024", "random")
+    client.explain("headwater", "random")
     client.ask("file", what="grid")
     answer = client.until("file")
     assert answer["name"] == "photo.tabby.maps.pdf" and answer["arrays"]["content"].tobytes().startswith(b"%PDF")
-    assert "photo: tabby, 81.2%" in answer["caption"] and "otsuki2024, random" in answer["caption"]
+    assert "photo: tabby, 81.2%" in answer["caption"] and "headwater, random" in answer["caption"]
 
 
 def test_curves_are_those_of_insertion_deletion(client, networks):
     client.upload(TABBY.read_bytes())
-    (answer,) = client.explain("otsuki2024")
+    (answer,) = client.explain("headwater")
     client.ask("curves")
     curves = client.until("curves")
     network, heatmap = networks["tiny20"], torch.from_numpy(answer["arrays"]["values"].copy())[None]
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_is_said_and_the_page_goes_on(client, content, messa
     client.upload(TABBY.read_bytes())
     answer = client.upload(content)
     assert answer["kind"] == "error" and message in answer["message"] and "40 megapixels" in answer["message"]
-    assert client.explain("otsuki2024")[0]["target"]["name"] == "tabby"
+    assert client.explain("headwater")[0]["target"]["name"] == "tabby"
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_what_cannot_be_read_is_said_and_the_page_goes_on(client, content, messa
         ('["explain"]', "says what to do"),
         ('{"do": "dance"}', "nothing called 'dance'"),
         ('{"do": "example", "name": "../../pyproject.toml"}', "no example"),
-        ('{"do": "explain", "network": "tiny20", "methods": ["otsuki2024"]}', "no photo yet"),
+        ('{"do": "explain", "network": "tiny20", "methods": ["headwater"]}', "no photo yet"),
         ('{"do": "curves"}', "no photo yet"),
-        ('{"do": "file", "method": "otsuki2024", "what": "figure"}', "no map"),
+        ('{"do": "file", "method": "headwater", "what": "figure"}', "no map"),
         ('{"do": "paint", "levels": 1000000}', "levels must be"),
         ('{"do": "paint", "opacity": 7}', "opacity must be"),
         ('{"do": "paint", "opacity": ' + 400 * "9" + "}", "opacity must be"),
-        ('{"do": "file", "method": ["otsuki2024"], "what": "figure"}', "no map"),
+        ('{"do": "file", "method": ["headwater"], "what": "figure"}', "no map"),
         ('{"do": "\\ud800"}', "nothing called"),
         ('{"do": "cancel", "why": "' + 5000 * "x" + '"}', "at most 4,000 letters"),
     ],
@@ -213,7 +213,7 @@ def test_requests_that_do_not_fit_are_answered(client, request_, message):
 )
 def test_explanations_that_cannot_be_made(client, options, message):
     client.upload(TABBY.read_bytes())
-    client.ask("explain", **{"network": "tiny20", "methods": ["otsuki2024"], **options})
+    client.ask("explain", **{"network": "tiny20", "methods": ["headwater"], **options})
     assert message in client.until("error")["message"]
 
 
@@ -228,7 +228,7 @@ def test_visitors_at_once_get_their_own_image(address, networks):
             maps = []
             for _ in range(2):
                 assert client.upload(photo(shade))["width"] == 80 + shade
-                (answer,) = client.explain("otsuki2024")
+                (answer,) = client.explain("headwater")
                 maps.append(answer["arrays"]["map"])
             return maps
 
@@ -236,7 +236,7 @@ def test_visitors_at_once_get_their_own_image(address, networks):
     with ThreadPoolExecutor(6) as visitors:
         seen_by = list(visitors.map(visit, shades))
     model = networks["tiny20"].model
-    explain = hw.load_method("otsuki2024", model)
+    explain = hw.load_method("headwater", model)
     for shade, maps in zip(shades, seen_by, strict=True):
         image = Image.open(io.BytesIO(photo(shade)))
         expected = explain(network_input(model, [image])).heatmap[0].numpy()
@@ -250,27 +250,27 @@ def test_a_second_visitor_sees_its_place_until_the_first_cancels(address):
         first.ask("explain", network="tiny20", methods=["rise"])
         while first.until("state")["done"] == 0:
             pass
-        second.ask("explain", network="tiny20", methods=["otsuki2024"])
+        second.ask("explain", network="tiny20", methods=["headwater"])
         state = second.until("state")
         assert state["place"] == 1
         first.ask("cancel")
         assert first.until("cancelled")
-        assert second.until("map")["method"] == "otsuki2024"
+        assert second.until("map")["method"] == "headwater"
 
 
 def test_a_new_wish_ends_the_one_before(client):
     client.upload(TABBY.read_bytes())
     before = client.ask("explain", network="tiny20", methods=["rise"])
     assert client.until("state")["id"] == before
-    (answer,) = client.explain("otsuki2024")
-    assert answer["method"] == "otsuki2024"
+    (answer,) = client.explain("headwater")
+    assert answer["method"] == "headwater"
 
 
 def test_nothing_of_a_visitor_is_left(networks):
     with served(networks) as address:
         with visiting(address) as client:
             client.upload(TABBY.read_bytes())
-            client.explain("otsuki2024")
+            client.explain("headwater")
             kept = [weakref.ref(found) for found in gc.get_objects() if type(found) in (Photo, hw.ImageExplanation)]
             assert {Photo, hw.ImageExplanation} <= {type(found()) for found in kept}
             client.ask("explain", network="tiny20", methods=["rise"])
@@ -336,10 +336,10 @@ def test_an_origin_that_is_none_is_refused(address, origin):
 
 def test_of_another_visitor_nothing_can_be_asked(client, address):
     client.upload(TABBY.read_bytes())
-    client.explain("otsuki2024")
+    client.explain("headwater")
     with visiting(address) as other:
         for request, message in (
-            ({"do": "file", "method": "otsuki2024", "what": "overlay"}, "no map"),
+            ({"do": "file", "method": "headwater", "what": "overlay"}, "no map"),
             ({"do": "file", "what": "grid"}, "no map"),
             ({"do": "curves"}, "no photo"),
         ):
