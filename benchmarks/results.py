@@ -78,8 +78,6 @@ def measured(
 ) -> tuple[pandas.DataFrame, dict[str, dict[str, list[float]]]]:
     """The rows of a comparison and the mean curves of its methods; what is in ``out`` is not measured again."""
     asked, network = COMPARISONS[name], hw.load_model(model)
-    if FEWER not in hw.list_methods():
-        hw.register_method(FEWER, lambda model: Rise(model, masks=1000), "RISE with 1,000 masks")
     settings = settings_of(asked)
     groups = {
         "masking": tuple(m for m in asked.methods if m.startswith(SLOW)),
@@ -96,6 +94,8 @@ def measured(
 
 
 def settings_of(asked: Comparison) -> Settings:
+    if FEWER not in hw.list_methods():
+        hw.register_method(FEWER, lambda model: Rise(model, masks=1000), "RISE with 1,000 masks")
     return Settings(asked.methods, asked.samples, step=asked.step, batch_size=asked.batch_size)
 
 
