@@ -153,9 +153,9 @@ def list_images(places: Sequence[str | Path | LabelledImage]) -> tuple[LabelledI
         images += found_images(path).images if path.is_dir() else [LabelledImage(path.name, -1, path)]
     if not images:
         raise DataError("no image is given; name files, folders, or addresses such as s3://bucket/folder")
-    count = Counter(image.name for image in images)
-    named = [replace(p, name=str(p.source)) if count[p.name] > 1 else p for p in images]
-    return tuple({image.name: image for image in named}.values())  # a place that is given twice counts once
+    once = list({image.source: image for image in images}.values())  # a place that is given twice counts once
+    count = Counter(image.name for image in once)
+    return tuple(replace(p, name=str(p.source)) if count[p.name] > 1 else p for p in once)
 
 
 class _Explainer:

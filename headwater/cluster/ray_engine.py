@@ -20,6 +20,13 @@ from headwater.errors import ClusterError, HeadwaterError, InputError, MissingDe
 
 _KEPT = "what was finished is kept, and the same command continues after it"
 
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a worker's death is told in our own words; stdout is for results
+}
+"""What Ray reads when it is imported; what is set already stays."""
+
 
 @dataclass(frozen=True)
 class Ray:
@@ -39,6 +46,8 @@ class Ray:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers must be at least 1, got {self.workers}")
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             importlib.import_module("ray.data")
         except ImportError as error:
@@ -226,8 +235,6 @@ def _connected(workers: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     if address in (None, "", "local"):

@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
@@ -242,6 +243,8 @@ class _Listing:
 
 def _version(about: Mapping[str, Any]) -> str:
     told = next((about[key] for key in _VERSIONS if about.get(key)), "")
+    if isinstance(told, datetime):  # of one object; lists may have the number
+        told = told.timestamp()
     return hashlib.sha256(f"{told} {about.get('size')}".encode()).hexdigest()[:16]
 
 
