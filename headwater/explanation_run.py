@@ -174,7 +174,7 @@ class _Explainer:
         tried, w = [image for image in images if image.name not in given_up], self.wanted
         results = list(
             explain_files(
-                [image.source for image in tried],  # type: ignore[misc]
+                [image.source for image in tried],
                 self.model,
                 w.method,
                 w.target,

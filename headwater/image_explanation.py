@@ -300,7 +300,7 @@ def explain(
 
 
 def explain_files(
-    images: Sequence[str | Path],
+    images: Sequence[str | Path | StoragePath],
     model: nn.Module,
     method: str = "otsuki2024",
     target: int | str | None = None,

@@ -77,13 +77,14 @@ class Ray:
                             left.discard(k)
                             yield k, rows
             except ray.exceptions.RayError as error:
-                raise ClusterError(f"the cluster gave up ({_first_line(error)}); {_KEPT}") from error
+                raise ClusterError(f"the cluster gave up ({_last_line(error)}); {_KEPT}") from error
         if left:
             raise ClusterError(f"{len(left)} of {len(todo)} chunks did not come back from the cluster; {_KEPT}")
 
 
 def _pipeline(sent: bytes, work: Sequence[tuple[int, Sequence[Any]]], workers: int | None) -> Rows:
     import ray
+    from ray import cloudpickle
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -96,15 +97,16 @@ def _pipeline(sent: bytes, work: Sequence[tuple[int, Sequence[Any]]], workers: i
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     kept_alive = {"max_restarts": -1, "max_task_retries": -1}
     journal = ray.remote(Journal).options(num_cpus=0, scheduling_strategy=here, **kept_alive).remote(10 + 3 * count)
-    items = [{"work": pickle.dumps((k, tuple(chunk)))} for k, chunk in work]
+    items = [{"work": cloudpickle.dumps((k, tuple(chunk)))} for k, chunk in work]
+    actor: Any = _Actor
     measured = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _Actor,
+        actor,
         fn_constructor_args=(ray.put(sent), __version__, journal),
         compute=ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=1 / math.ceil(count / gpus) if gpus else None,
     )
-    batches = measured.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+    batches: Any = measured.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
     with contextlib.closing(iter(batches)) as results:
         for batch in results:
             for result in batch.to_pylist():
@@ -216,7 +218,7 @@ def _pickled(make: Callable[[str], ChunkWorker]) -> bytes:
     from ray import cloudpickle
 
     try:
-        return cloudpickle.dumps(make)  # type: ignore[no-any-return]
+        return cloudpickle.dumps(make)
     except Exception as error:  # of a module with an unusual attribute, anything
         raise ClusterError(
             f"the network cannot be sent to workers ({_first_line(error)}); remove what cannot be pickled from it"
@@ -291,3 +293,9 @@ def _quiet_data() -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _last_line(error: BaseException) -> str:
+    """Of an error of Ray's, whose first lines are where, and whose last is what."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__

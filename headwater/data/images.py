@@ -26,7 +26,7 @@ _SIGNED = 2  # of the TIFF tag SampleFormat
 _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 
 
-def open_image(path: str | Path) -> Image.Image:
+def open_image(path: str | Path | StoragePath) -> Image.Image:
     """Read an image file as RGB, see :func:`read_image`; also from an address such as ``s3://bucket/photo.jpg``.
 
     Raises:

@@ -28,7 +28,7 @@ def is_address(text: object) -> bool:
     return isinstance(text, str) and _ADDRESS.match(text) is not None
 
 
-def as_path(place: str | Path) -> Path:
+def as_path(place: str | Path | StoragePath) -> Path:
     """The path, or a :class:`StoragePath` where ``place`` is an address.
 
     A :class:`StoragePath` has the part of :class:`~pathlib.Path` that reading needs, so code that reads folders takes
