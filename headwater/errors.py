@@ -35,6 +35,14 @@ class DataError(HeadwaterError):
     """A data folder does not have the layout that was expected."""
 
 
+class StorageError(HeadwaterError):
+    """Object storage denies access, cannot be reached, or is not known."""
+
+
+class ClusterError(HeadwaterError):
+    """The workers of a cluster cannot do the work: they cannot start, lack the network, or keep dying."""
+
+
 class ExportError(HeadwaterError):
     """A network with its sweep cannot be written as one graph, or the graph gives other maps."""
 

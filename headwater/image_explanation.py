@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from headwater.data.images import open_image
+from headwater.data.images import open_image, opened
 from headwater.data.preprocessing import Box, Preprocessing, to_image
+from headwater.data.storage import StoragePath, as_path
 from headwater.engine.explanation import Explanation
 from headwater.engine.scales import mean_of_scales
 from headwater.errors import HeadwaterError, InputError
@@ -161,7 +163,11 @@ class ImageExplanation(Explanation):
     @property
     def stem(self) -> str:
         """``IMAGE.MODEL.METHOD.TARGET``, the name of the files that :meth:`save` writes; safe on every file system."""
-        return stem_of(self.path.stem, self.card, self._variant, self.explained)
+        return self.stem_with(self.path.stem)
+
+    def stem_with(self, image: str) -> str:
+        """The same with another name for the image, for images of one stem."""
+        return stem_of(image, self.card, self._variant, self.explained)
 
     def summary(self) -> dict[str, Any]:
         """Everything but the map, in values that JSON can hold."""
@@ -294,7 +300,7 @@ def explain(
 
 
 def explain_files(
-    images: Sequence[str | Path],
+    images: Sequence[str | Path | StoragePath],
     model: nn.Module,
     method: str = DEFAULT_METHOD,
     target: int | str | None = None,
@@ -328,9 +334,10 @@ def explain_files(
 
     def explanations() -> Iterator[ImageExplanation | HeadwaterError]:
         for start in range(0, len(images), batch_size):
-            paths = [Path(p) for p in images[start : start + batch_size]]
-            opened = [_open(path) for path in paths]
-            readable = [p for p in opened if not isinstance(p, HeadwaterError)]
+            paths = [as_path(p) for p in images[start : start + batch_size]]
+            remote = any(isinstance(path, StoragePath) for path in paths)
+            found = opened([partial(open_image, path) for path in paths], remote)
+            readable = [p for p in found if not isinstance(p, HeadwaterError)]
             if readable:
                 x = network_input(model, readable, card.preprocessing)
                 try:
@@ -341,7 +348,7 @@ def explain_files(
                     yield type(error)(f"{paths[0]}: {error}")
                     continue
             position = 0
-            for path, image in zip(paths, opened, strict=True):
+            for path, image in zip(paths, found, strict=True):
                 if isinstance(image, HeadwaterError):
                     yield image
                     continue
@@ -360,10 +367,3 @@ def explain_files(
                 )
 
     return explanations()
-
-
-def _open(path: Path) -> Image.Image | HeadwaterError:
-    try:
-        return open_image(path)
-    except HeadwaterError as error:
-        return error

@@ -13,8 +13,9 @@ from headwater.cli.options import (
     AllowCode,
     Arch,
     BatchSize,
-    Data,
+    DataPlace,
     Devices,
+    Engine,
     Labels,
     Model,
     Prepare,
@@ -24,7 +25,9 @@ from headwater.cli.options import (
     Split,
     Step,
     Weights,
+    Workers,
     check_devices,
+    check_engine,
     check_readable,
     load_network,
     split_names,
@@ -33,7 +36,7 @@ from headwater.cli.terminal import console, evaluation_progress
 
 
 def evaluate(
-    data: Data,
+    data: DataPlace,
     methods: Annotated[
         str, typer.Option(help="Names, separated by commas; NAME+hq or NAME+hq-equation for the quantized map.")
     ],
@@ -57,8 +60,11 @@ def evaluate(
     ] = 0,
     devices: Devices = None,
     labels: Labels = "names",
+    engine: Engine = "local",
+    workers: Workers = None,
 ) -> None:
     """Measure methods on labelled images: insertion, deletion, conservation, localisation, randomisation."""
+    cluster = check_engine(engine, workers, devices)
     check_readable(data)
     from headwater import evaluation
     from headwater.metrics.insertion_deletion import Protocol
@@ -68,7 +74,7 @@ def evaluate(
     settings = evaluation.Settings(
         tuple(split_names(methods)), samples, protocols, split, seed, step, batch_size, labels
     )
-    places = check_devices(devices)
+    places = check_devices(devices) if cluster is None else ["cpu"]
     network = load_network(model, weights, arch, allow_code, prepare)
     settings.step_for(card_of(network).preprocessing.crop ** 2)
     WORK.begin(out, samples)
@@ -80,6 +86,7 @@ def evaluate(
             settings,
             out,
             devices=places if several else (),
+            engine=cluster,
             progress=progress,
             command=shlex.join(["headwater", *sys.argv[1:]]),
         )

@@ -12,24 +12,33 @@ from headwater.cli.options import (
     AllowCode,
     Arch,
     BatchSize,
+    Engine,
     Folder,
     Model,
     Prepare,
     Weights,
+    Workers,
     check_device,
+    check_engine,
     load_network,
 )
-from headwater.cli.terminal import complain, console, progress_bar
+from headwater.cli.terminal import complain, console, evaluation_progress, progress_bar
 from headwater.errors import HeadwaterError, InputError, OutputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from headwater.cluster import Ray
     from headwater.engine.explanation import Conservation
     from headwater.engine.flow import Flow
+    from headwater.explanation_run import Wanted
     from headwater.models import ModelCard
 
 
 def explain(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE", help="Image files, or addresses; with --engine ray also folders.")
+    ],
     model: Model = None,
     arch: Arch = None,
     weights: Weights = None,
@@ -57,14 +66,27 @@ def explain(
     flow: Annotated[
         bool, typer.Option("--flow", help="Also where relevance flowed, averaged over the images: flow.*.png, .json.")
     ] = False,
+    engine: Engine = "local",
+    workers: Workers = None,
 ) -> None:
     """Explain images: overlay, figure, raw map and JSON for each."""
+    cluster = check_engine(engine, workers, device)
+    if cluster is not None and flow:
+        raise InputError("--flow averages over the images of this process; it goes with --engine local")
+    from headwater.data.storage import as_path
+    from headwater.explanation_run import Wanted
     from headwater.files import check_folder, concerns_all
     from headwater.image_explanation import explain_files
     from headwater.models import card_of
     from headwater.report.images import Style
 
     style = Style(colormap, sign)  # type: ignore[arg-type]
+    if cluster is not None:
+        network = load_network(model, weights, arch, allow_code, prepare)
+        wanted = Wanted(method, target, against, quantize, style, scales, batch_size)
+        _explain_all(network, images, wanted, out, cluster)
+        return
+    files = [as_path(image) for image in images]
     place = check_device(device)
     network = load_network(model, weights, arch, allow_code, prepare).to(place)
     WORK.begin(out, len(images))
@@ -77,10 +99,10 @@ def explain(
             bar.update(within, completed=done, total=total, visible=done < total)
 
         results = explain_files(
-            images, network, method, target, quantize, batch_size=batch_size, progress=progress, against=against
+            files, network, method, target, quantize, batch_size=batch_size, progress=progress, against=against
         )
         check_folder(out)
-        for path, e in zip(images, results, strict=True):
+        for path, e in zip(files, results, strict=True):
             bar.advance(task)
             WORK.done += 1
             if isinstance(e, HeadwaterError):
@@ -108,6 +130,23 @@ def explain(
     if failed:
         others = f"; the others are in {out}" if failed < len(images) else ""
         complain(f"{failed} of {len(images)} images could not be explained or saved{others}")
+        raise typer.Exit(1)
+
+
+def _explain_all(network: nn.Module, places: list[str], wanted: Wanted, out: Path, cluster: Ray) -> None:
+    """Explain folders, files and addresses on a cluster; say which images have no map."""
+    from headwater.explanation_run import MANIFEST, explain_all, list_images
+
+    images = list_images(places)
+    WORK.begin(out, len(images))
+    with evaluation_progress(len(images), wanted.batch_size, "explaining") as progress:
+        table = explain_all(network, images, wanted, out, engine=cluster, progress=progress)
+    failed = table[table["error"].notna()]
+    for image, error in zip(failed["image"], failed["error"], strict=True):
+        complain(error if image in error else f"{image}: {error}")
+    console.print(f"{len(table) - len(failed)} of {len(table)} images -> {out / MANIFEST}.parquet", markup=False)
+    if len(failed):
+        complain(f"{len(failed)} of {len(table)} images could not be explained or saved; the others are in {out}")
         raise typer.Exit(1)
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,16 @@ from headwater.errors import DataError, InputError
 if TYPE_CHECKING:
     from torch import nn
 
+    from headwater.cluster import Ray
+
 _NAMED = re.compile(r"([A-Za-z][\w-]*)=(.+)")
 
 
 def folder(text: str | Path) -> Path:
     if not str(text).strip():
         raise typer.BadParameter("the name of the folder is empty; . is this folder")
+    if "://" in str(text):
+        raise typer.BadParameter(f"{text} is an address; results are written to a folder")
     return Path(text)
 
 
@@ -66,11 +70,48 @@ Labels = Annotated[
 ]
 
 
+def data_place(text: str) -> Any:
+    """A folder, or an address in object storage."""
+    from headwater.data.storage import as_path, is_address
+
+    return as_path(text) if is_address(text) else folder(text)
+
+
+DataPlace = Annotated[
+    Path, typer.Option(parser=data_place, metavar="DIR", help="Folder with labelled images, or an address: s3://...")
+]
+Engine = Annotated[str, typer.Option(metavar="local|ray", help="This process, or the workers of a Ray cluster.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Of --engine ray: processes; one per GPU, or CPU, if not given.", min=1)
+]
+
+
+def check_engine(name: str, workers: int | None, devices: str | None = None) -> Ray | None:
+    """The engine that ``--engine`` names; ``None`` for this process.
+
+    Raises:
+        InputError: there is none of that name, or an option does not go with it.
+        MissingDependencyError: Ray is not installed.
+    """
+    if name == "local":
+        if workers is not None:
+            raise InputError("--workers goes with --engine ray; --devices divides the work in this process")
+        return None
+    if name != "ray":
+        raise InputError(f"--engine is local or ray, not {name!r}")
+    if devices is not None:
+        raise InputError("--engine ray takes the cluster's GPUs, or its CPUs; --devices goes with --engine local")
+    from headwater.cluster import Ray
+
+    return Ray(workers)
+
+
 def check_readable(folder: Path) -> None:
     """Check that a folder of images is there, before a network or a library is loaded.
 
     Raises:
         DataError: it is not, or cannot be listed.
+        StorageError: it is an address, and cannot be listed.
     """
     try:
         next(folder.iterdir(), None)

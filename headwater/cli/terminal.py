@@ -30,7 +30,9 @@ def progress_bar(label: str, *columns: TextColumn, transient: bool = False, on: 
 
 
 @contextmanager
-def evaluation_progress(images: int, chunk: int) -> Iterator[Callable[[int, int, float], None]]:
+def evaluation_progress(
+    images: int, chunk: int, label: str = "evaluating"
+) -> Iterator[Callable[[int, int, float], None]]:
     """Progress with rate and time left on stderr: a bar on a terminal, plain lines elsewhere; from the start.
 
     The time left is estimated from what this call has measured. Warnings are one line each.
@@ -38,9 +40,10 @@ def evaluation_progress(images: int, chunk: int) -> Iterator[Callable[[int, int,
     Args:
         images: to be measured, at most.
         chunk: images between two calls.
+        label: what is done.
     """
     rate_column = TextColumn("{task.fields[rate]}")
-    with progress_bar("evaluating", rate_column, on=messages) as bar, warnings.catch_warnings():
+    with progress_bar(label, rate_column, on=messages) as bar, warnings.catch_warnings():
         task, before = bar.add_task("", total=images, rate="estimating"), 0
         last: int | None = None
 
@@ -62,5 +65,6 @@ def evaluation_progress(images: int, chunk: int) -> Iterator[Callable[[int, int,
             plain(f"{done} of {total} images, {rate:.2f} images/s, {(total - done) / rate:.0f} s left")
 
         warnings.showwarning = say  # type: ignore[assignment]  # without the place in the code
-        plain(f"measuring up to {images} images; the time is estimated after the first {min(chunk, images)}")
+        doing = "measuring" if label == "evaluating" else label
+        plain(f"{doing} up to {images} images; the time is estimated after the first {min(chunk, images)}")
         yield progress

@@ -189,7 +189,7 @@ def mapped_folders(
 
 
 def found_images(root: Path) -> LabelledImages:
-    """Every image below a folder, without labels (-1), with boxes where there are annotations.
+    """Every image below a folder or address, without labels (-1), with boxes where there are annotations.
 
     Raises:
         DataError: there is none.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,23 +13,29 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, SAMPLEFORMAT, TiffImageFile
 
-from headwater.errors import ImageError
+from headwater.data.storage import StoragePath, as_path
+from headwater.errors import HeadwaterError, ImageError
 from headwater.files import is_file
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: 10,000 x 10,000."""
+_CONNECTIONS = 16
+"""Objects of a storage that are read at a time."""
 _S_MIN_SAMPLE_VALUE, _S_MAX_SAMPLE_VALUE = 340, 341  # TIFF 6.0, section 19: the values that are black and white
 _SIGNED = 2  # of the TIFF tag SampleFormat
 _WHITE_IS_ZERO = 0  # of the TIFF tag PhotometricInterpretation
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB, see :func:`read_image`.
+def open_image(path: str | Path | StoragePath) -> Image.Image:
+    """Read an image file as RGB, see :func:`read_image`; also from an address such as ``s3://bucket/photo.jpg``.
 
     Raises:
         ImageError: the file is missing or empty, or cannot be read safely.
+        StorageError: object storage denies access, or cannot be reached.
     """
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, StoragePath):
+        return read_image(io.BytesIO(path.read_bytes()), str(path))
     if path.is_dir():
         raise ImageError(f"{path} is a folder; name the images in it")
     if not is_file(path):
@@ -37,6 +46,21 @@ def open_image(path: str | Path) -> Image.Image:
             return read_image(file, str(path))
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error}") from error
+
+
+def opened(openers: Sequence[Callable[[], Image.Image]], remote: bool) -> list[Image.Image | HeadwaterError]:
+    """What each function opens, or its error; all at the same time if they are ``remote``, where each has to wait."""
+
+    def one(opener: Callable[[], Image.Image]) -> Image.Image | HeadwaterError:
+        try:
+            return opener()
+        except HeadwaterError as error:
+            return error
+
+    if not remote:
+        return [one(opener) for opener in openers]
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        return list(pool.map(one, openers))
 
 
 def read_image(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -15,10 +16,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from headwater.data.images import open_image
+from headwater.data.images import open_image, opened
 from headwater.data.preprocessing import Box
+from headwater.data.storage import StoragePath, as_path
 from headwater.data.texts import read_lines, read_table
-from headwater.errors import DataError, ImageError
+from headwater.errors import DataError, HeadwaterError, ImageError, StorageError
 from headwater.files import is_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -32,14 +34,14 @@ class LabelledImage:
     Attributes:
         name: unique in the data set.
         label: index of its class; -1 where it has none.
-        source: the file, or the tar file that it is in.
+        source: the file, or the tar file that it is in; on disk, or in object storage.
         span: where in the tar file it begins, and its length, in bytes; ``None`` for a file of its own.
         boxes: around its object, in pixels of the image as stored; empty where they are not known.
     """
 
     name: str
     label: int
-    source: Path
+    source: Path | StoragePath
     span: tuple[int, int] | None = None
     boxes: tuple[Box, ...] = ()
 
@@ -48,11 +50,14 @@ class LabelledImage:
 
         Raises:
             ImageError: it cannot be read.
+            StorageError: object storage denies access, or cannot be reached.
         """
         if self.span is None:
             return open_image(self.source)
         try:
             return Image.open(io.BytesIO(self.content())).convert("RGB")
+        except StorageError:
+            raise
         except Exception as error:  # on broken files decoders raise exceptions of any type
             raise ImageError(f"{self.source}: {self.name} cannot be read ({error})") from error
 
@@ -62,6 +67,8 @@ class LabelledImage:
         Raises:
             OSError: it cannot be read.
         """
+        if isinstance(self.source, StoragePath):
+            return self.source.read_bytes(self.span)
         if self.span is None:
             return self.source.read_bytes()
         with self.source.open("rb") as file:
@@ -69,11 +76,34 @@ class LabelledImage:
             return file.read(self.span[1])
 
     def digest(self) -> str:
-        """A hash of the file's bytes; ``"unreadable"`` if they cannot be read."""
+        """A hash of the file's bytes, or of what object storage says of them; ``"unreadable"`` if it cannot be read."""
+        if isinstance(self.source, StoragePath):
+            with contextlib.suppress(HeadwaterError):
+                version = self.source.version()
+                return version if self.span is None else f"{version} {self.span[0]}"
+            return "unreadable"
         try:
             return hashlib.sha256(self.content()).hexdigest()[:16]
         except OSError:
             return "unreadable"
+
+
+def open_images(images: Sequence[LabelledImage]) -> list[Image.Image | HeadwaterError]:
+    """Each image, or why it cannot be read, see :func:`~headwater.data.images.opened`.
+
+    Raises:
+        StorageError: several images, and the storage refuses all of them: then it will refuse others as well.
+    """
+    found = opened([image.open for image in images], any(isinstance(p.source, StoragePath) for p in images))
+    raise_if_all_refused(found)
+    return found
+
+
+def raise_if_all_refused(results: Sequence[object]) -> None:
+    """Raise the StorageError of the first of several results if all are such errors."""
+    refused = [one for one in results if isinstance(one, StorageError)]
+    if len(refused) == len(results) > 1:
+        raise refused[0]
 
 
 @dataclass(frozen=True)
@@ -134,7 +164,7 @@ class LabelledImages:
 
 
 def load_labelled(root: str | Path, split: str = "val") -> LabelledImages:
-    """Recognise the layout of ``root`` and list its images.
+    """Recognise the layout of ``root``, a folder or an address such as ``s3://bucket/folder``, and list its images.
 
     Layouts, in the order in which they are tried:
 
@@ -152,8 +182,9 @@ def load_labelled(root: str | Path, split: str = "val") -> LabelledImages:
 
     Raises:
         DataError: none fits, or a part is missing; says what was found and what is expected.
+        StorageError: object storage denies access, or cannot be reached.
     """
-    root = Path(root)
+    root = as_path(root)
     if not root.is_dir():
         raise DataError(f"{root} is not a folder")
     loaders: tuple[tuple[Callable[[Path], bool], Callable[[Path, str], LabelledImages]], ...] = (
@@ -263,7 +294,8 @@ def _xml_boxes(path: Path | None) -> tuple[Box, ...]:
     if path is None:
         return ()
     try:
-        tree = ElementTree.parse(path)
+        with path.open("rb") as file:
+            tree = ElementTree.parse(file)
         return tuple(
             Box(*_corners([box.findtext(corner) or "" for corner in ("xmin", "ymin", "xmax", "ymax")]))
             for box in tree.iterfind(".//bndbox")
@@ -305,7 +337,7 @@ def _tiny20(root: Path, split: str) -> LabelledImages:
         members = [(str(p.relative_to(root)), p, None) for p in files]
     elif archive.is_file():
         try:
-            with tarfile.open(archive) as tar:
+            with archive.open("rb") as file, tarfile.open(fileobj=file) as tar:
                 inside = [m for m in tar.getmembers() if m.isfile() and Path(m.name).suffix.lower() in IMAGE_SUFFIXES]
         except (tarfile.TarError, OSError, EOFError) as error:
             raise DataError(f"{archive} is not a readable tar file ({error})") from error

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from headwater.cluster import LOST
 from headwater.data.labelled import LabelledImage
 from headwater.errors import HeadwaterError
 from headwater.files import is_intact
@@ -18,6 +19,8 @@ def unfinished(
     paths: Sequence[Path], chunks: Sequence[Sequence[LabelledImage]], digests: Mapping[str, str]
 ) -> list[int]:
     """The chunks to measure; a warning says how many are measured again, and why.
+
+    An image on which workers of a cluster died is not opened here to see whether it can be read now.
 
     Args:
         paths: file of each chunk's rows, with columns ``image``, ``error`` and ``digest``.
@@ -55,7 +58,7 @@ def _stale(path: Path, chunk: Sequence[LabelledImage], digests: Mapping[str, str
         return _DAMAGED
     if dict(zip(rows["image"], rows["digest"], strict=True)) != {p.name: digests[p.name] for p in chunk}:
         return _CHANGED
-    failed = set(rows["image"][rows["error"].notna()])
+    failed = set(rows["image"][rows["error"].notna() & ~rows["error"].astype(str).str.startswith(LOST)])
     return _FAILED if any(_can_be_read(image) for image in chunk if image.name in failed) else ""
 
 

@@ -20,6 +20,7 @@ from headwater.data.classes import (
 )
 from headwater.data.labelled import LabelledImages, has_lists, load_labelled
 from headwater.data.preprocessing import Preprocessing
+from headwater.data.storage import as_path
 from headwater.data.texts import read_columns
 from headwater.engine.trace import shared_copy
 from headwater.errors import DataError, InputError
@@ -98,7 +99,7 @@ def _images(data: str | Path | LabelledImages, split: str, card: ModelCard) -> L
     """The images without regard to labels: those of a layout with lists, else all below the folder (of the split)."""
     if isinstance(data, LabelledImages):
         return data
-    root = Path(data)
+    root = as_path(data)
     if has_lists(root):
         return load_labelled(root, split)
     return found_images(root / split if (root / split).is_dir() else root)
@@ -115,7 +116,7 @@ def _from_file(data: str | Path | LabelledImages, settings: Settings, card: Mode
         )
     if "image" in columns:
         found = _images(data, settings.split, card)
-        root = None if isinstance(data, LabelledImages) or has_lists(Path(data)) else Path(data)
+        root = None if isinstance(data, LabelledImages) or has_lists(as_path(data)) else as_path(data)
         return listed_images(found, root, file, indices_of)
     found = data if isinstance(data, LabelledImages) else load_labelled(data, settings.split)
     if found.classes is None:

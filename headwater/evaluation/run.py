@@ -10,7 +10,7 @@ import io
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,13 +24,14 @@ from torch import nn
 from headwater import __version__
 from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import Preprocessing
+from headwater.data.storage import as_path
 from headwater.engine.trace import shared_copy
-from headwater.errors import DataError, MissingDependencyError
+from headwater.errors import DataError, InputError, MissingDependencyError
 from headwater.evaluation.chunks import unfinished
 from headwater.evaluation.labels import label_for
 from headwater.evaluation.settings import Settings
 from headwater.evaluation.thumbnails import COLUMNS as THUMBNAILS
-from headwater.evaluation.worker import Worker
+from headwater.evaluation.worker import Worker, worker_on
 from headwater.files import claim, write_bytes, write_checked, write_text
 from headwater.methods import is_baseline, load_method
 from headwater.metrics import randomisation
@@ -40,6 +41,8 @@ from headwater.report.tables import SummaryTable, curves_figure, randomisation_f
 
 if TYPE_CHECKING:
     import pandas
+
+    from headwater.cluster import Engine, Rows
 
 Progress = Callable[[int, int, float], None]
 """Called after each chunk with images done, images in all, seconds since the start."""
@@ -53,6 +56,7 @@ def evaluate(
     *,
     preprocessing: Preprocessing | None = None,
     devices: Sequence[str] = (),
+    engine: Engine | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> pandas.DataFrame:
@@ -65,12 +69,15 @@ def evaluate(
 
     Args:
         model: the network; it is not changed.
-        data: a folder (see :func:`headwater.data.load_labelled`) or the data set itself.
+        data: a folder or an address in object storage (see :func:`headwater.data.load_labelled`), or the data set
+            itself.
         settings: see :class:`Settings`.
         out: folder of this run.
         preprocessing: for a model of your own that has no card.
         devices: such as ``["cuda:0", "cuda:1"]``, which share the chunks, each with a copy of the model; by default the
             device of the model.
+        engine: what spreads the chunks over workers, such as :class:`headwater.cluster.Ray`, instead of ``devices``;
+            the table is the same.
         progress: called after every chunk.
         command: that this was called by, for the report.
 
@@ -89,11 +96,15 @@ def evaluate(
     Raises:
         DataError: the data do not fit, no image can be read, or ``out`` holds a run with other settings (the difference
             is named).
-        InputError: one step of the curves would be the whole image.
+        StorageError: object storage denies access, or cannot be reached.
+        ClusterError: the engine's workers cannot do the work.
+        InputError: one step of the curves would be the whole image, or both ``devices`` and ``engine`` are given.
         MissingDependencyError: pandas or pyarrow is not installed.
         OutputError: ``out`` cannot be written.
     """
     pd = _pandas()
+    if engine is not None and devices:
+        raise InputError("an engine chooses the devices itself; give devices or engine, not both")
     out, card = Path(out), card_of(model, preprocessing)
     settings.step_for(card.preprocessing.crop**2)
     labelled = label_for(model, data, settings, preprocessing)
@@ -101,28 +112,31 @@ def evaluate(
     chosen = found.sample(min(settings.samples, len(found.images)), settings.seed)
     identity = _identity(model, card, found, chosen, settings)
     claim(out, identity, SETTINGS)
-    write_text(out / ABOUT, json.dumps(_about(model, card, data, settings, devices, command), indent=1))
+    write_text(out / ABOUT, json.dumps(_about(model, card, data, settings, devices, engine, command), indent=1))
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
     paths = [out / ROWS / f"{k:05d}.parquet" for k in range(len(chunks))]
     digests = {image.name: f"{image.digest()} {run}" for image in chosen}  # rows of other settings do not count
     todo = unfinished(paths, chunks, digests)
-    done = sum(len(chunk) for k, chunk in enumerate(chunks) if k not in set(todo))
+    done = len(chosen) - sum(len(chunks[k]) for k in todo)
     began = time.monotonic()
-    for k, rows in _run(model, card.preprocessing, settings, chunks, todo, devices):
-        stream = io.BytesIO()
-        pd.DataFrame([{**row, "digest": digests[row["image"]]} for row in rows]).to_parquet(stream, index=False)
-        write_checked(paths[k], stream.getvalue())
-        done += len(chunks[k])
-        if progress is not None:
-            progress(done, len(chosen), time.monotonic() - began)
-    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True).drop(columns="digest")
+    if engine is not None:
+        make = functools.partial(worker_on, copy.deepcopy(shared_copy(model)).cpu(), card.preprocessing, settings)
+        results = engine.run(make, chunks, todo)
+    else:
+        results = _run(model, card.preprocessing, settings, chunks, todo, devices)
+    with contextlib.closing(results):  # an interruption ends the workers now
+        for k, rows in results:
+            stream = io.BytesIO()
+            pd.DataFrame([{**row, "digest": digests[row["image"]]} for row in rows]).to_parquet(stream, index=False)
+            write_checked(paths[k], stream.getvalue())
+            done += len(chunks[k])
+            if progress is not None:
+                progress(done, len(chosen), time.monotonic() - began)
+    table, curves = _collected(paths, settings.methods)
     table = table.assign(label_source=labelled.source, classes=labelled.classes, weights=f"{card.name}: {card.weights}")
     if table["error"].notna().all():
         raise DataError(f"none of the {len(chosen)} images could be read; the first: {table['error'].iloc[0]}")
-    columns = [column for column in table if column.endswith("_curve")]
-    curves = _mean_curves(table, columns, settings.methods)
-    table = table.drop(columns=[*columns, *THUMBNAILS])
     stream = io.BytesIO()
     table.to_parquet(stream, index=False)
     write_bytes(out / RESULTS, stream.getvalue())
@@ -143,7 +157,7 @@ def _run(
     chunks: Sequence[Sequence[LabelledImage]],
     todo: Sequence[int],
     devices: Sequence[str],
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+) -> Rows:
     """Number and rows of each chunk that is still to do, in order."""
     if not devices:
         worker = Worker(model, preprocessing, settings)
@@ -191,14 +205,15 @@ def _about(
     data: str | Path | LabelledImages,
     settings: Settings,
     devices: Sequence[str],
+    engine: Engine | None,
     command: str,
 ) -> dict[str, Any]:
     """How a run was made, as far as the table does not depend on it."""
     used = {str(p.device) for p in model.parameters()}
     return {
         "command": command,
-        "data": data.layout if isinstance(data, LabelledImages) else str(Path(data).absolute()),
-        "devices": list(devices) or sorted(used),
+        "data": data.layout if isinstance(data, LabelledImages) else str(as_path(data).absolute()),
+        "devices": list(devices) or (sorted(used) if engine is None else [str(engine)]),
         "classes": card.classes,
         "step": settings.step_for(card.preprocessing.crop**2),
         "baselines": [name for name in settings.methods if is_baseline(name)],
@@ -262,13 +277,32 @@ def measure_randomisation(
     return table
 
 
-def _mean_curves(table: pandas.DataFrame, columns: Sequence[str], methods: Sequence[str]) -> dict[str, Any]:
-    """Mean curve of each method: ``{method: {column: [probability at each point]}}``."""
-    means: dict[str, Any] = {}
-    for method in methods:
-        rows = table[(table["method"] == method) & table["error"].isna()]
-        means[method] = {c: np.stack(rows[c].tolist()).astype(float).mean(0).tolist() for c in columns if len(rows)}
-    return means
+def _collected(paths: Sequence[Path], methods: Sequence[str]) -> tuple[pandas.DataFrame, dict[str, Any]]:
+    """The rows of all chunks without curves and thumbnails, and the mean curves: ``{method: {column: [mean]}}``.
+
+    One file at a time: the curves and thumbnails of a million images would not fit into memory.
+    """
+    import pandas
+
+    parts, sums = list[pandas.DataFrame](), dict[tuple[str, str], np.ndarray]()
+    counts, columns = dict.fromkeys(methods, 0), dict[str, None]()
+    for path in paths:
+        rows = pandas.read_parquet(path).drop(columns=["digest", *THUMBNAILS])
+        curves = [column for column in rows if column.endswith("_curve")]
+        parts.append(rows.drop(columns=curves))
+        measured = rows[rows["error"].isna()]
+        for method in methods:
+            of_method = measured[measured["method"] == method]
+            counts[method] += len(of_method)
+            for column in curves if len(of_method) else ():
+                columns[column] = None
+                total = np.stack(of_method[column].tolist()).astype(float).sum(0)
+                sums[method, column] = sums.get((method, column), 0.0) + total
+    means = {
+        method: {column: (sums[method, column] / counts[method]).tolist() for column in columns if counts[method]}
+        for method in methods
+    }
+    return pandas.concat(parts, ignore_index=True), means
 
 
 def _pandas() -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headwater.data.labelled import LabelledImage
+from headwater.data.labelled import LabelledImage, open_images
 from headwater.data.preprocessing import Preprocessing, seen
 from headwater.engine.explanation import Explanation
 from headwater.engine.trace import shared_copy
@@ -32,17 +33,25 @@ class Worker:
         names = dict.fromkeys(split_name(name)[0] for name in settings.methods)
         self.methods: dict[str, Method] = {name: load_method(name, model) for name in names}
 
-    def rows(self, images: Sequence[LabelledImage]) -> list[dict[str, Any]]:
+    def rows(
+        self, images: Sequence[LabelledImage], given_up: Mapping[str, str] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
         """One row per image and method of a chunk, also for images that cannot be read.
 
         The image's small photo is in the row of its first method.
+
+        Args:
+            images: of the chunk.
+            given_up: names of images that are not tried, and why; a row of theirs has the reason as ``error``.
+
+        Raises:
+            StorageError: the storage refuses all images of the chunk.
         """
-        readable, photos, masks, broken = [], [], [], {}
-        for image in images:
-            try:
-                opened = image.open()
-            except HeadwaterError as error:
-                broken[image.name] = str(error)
+        readable, photos, masks, broken = [], [], [], dict(given_up)
+        tried = [image for image in images if image.name not in given_up]
+        for image, opened in zip(tried, open_images(tried), strict=True):
+            if isinstance(opened, HeadwaterError):
+                broken[image.name] = str(opened)
                 continue
             readable.append(image)
             photos.append(opened)
@@ -133,6 +142,11 @@ class Worker:
         plain = {column: values.cpu().tolist() for column, values in columns.items()}
         for k in range(len(x)):
             yield {column: values[k] for column, values in plain.items()}
+
+
+def worker_on(model: nn.Module, preprocessing: Preprocessing, settings: Settings, device: str) -> Worker:
+    """A worker whose model is moved to a device."""
+    return Worker(model.to(device), preprocessing, settings)
 
 
 def object_mask(image: LabelledImage, preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor | None:
