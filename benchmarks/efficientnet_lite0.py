@@ -1,11 +1,12 @@
-"""EfficientNet-Lite0 with ImageNet weights: a real classifier on which plain z+ loses relevance, and the baselines.
+"""EfficientNet-Lite0 with ImageNet weights: a real classifier on which plain z+ loses relevance.
 
     python -m benchmarks.efficientnet_lite0 fallbacks --data ../shared/data
-    python -m benchmarks.efficientnet_lite0 comparison --data ../shared/data
+    python -m benchmarks.efficientnet_lite0 boxes --data ../shared/data
 
 EfficientNet-Lite0 is the network of the extra ``headwater[imagenet]``. ``fallbacks`` compares
-ways to redistribute the relevance that z+ cannot pass on, and a sweep that drops it; ``comparison`` compares all
-methods; the name of an experiment runs that experiment. --data holds ``imagenet-sample`` and ``tiny20``. Tables and
+ways to redistribute the relevance that z+ cannot pass on, and a sweep that drops it; ``boxes`` compares methods on
+images that have boxes; the name of an experiment runs that experiment. (All methods on photographs:
+``benchmarks.results``.) --data holds ``imagenet-sample`` and ``tiny20``. Tables and
 contact sheets are written to --out; the sheets show research images, which must not be committed.
 """
 
@@ -34,12 +35,7 @@ from headwater.models import network_input
 from headwater.report.tables import SummaryTable
 
 ROOT = Path(__file__).resolve().parents[1]
-METHODS = (
-    *("otsuki2024", "otsuki2024+hq", "otsuki2024-published", "otsuki2024-published+hq"),
-    *("otsuki2024-i+hq", "otsuki2024-ii+hq", "otsuki2024-iii+hq", "otsuki2024-i", "otsuki2024-ii", "otsuki2024-iii"),
-    *("doublet2024", "c1c-lrp", "c3-lrp", "gradcam", "gradcam+hq", "scorecam", "integrated-gradients"),
-    *("gradient-x-input", "guided-backprop", "lrp-epsilon", "random", "random+hq"),
-)
+BOXED = ("headwater", "otsuki2024", "otsuki2024-i", "c3-lrp", "gradcam", "scorecam", "integrated-gradients", "random")
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ def measure(model: nn.Module, data: LabelledImages, settings: Settings, out: Pat
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=("fallbacks", "comparison", *list_experiments()))
+    parser.add_argument("what", choices=("fallbacks", "boxes", *list_experiments()))
     parser.add_argument("--data", type=Path, required=True, help="holds imagenet-sample and tiny20")
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--boxes", type=int, default=40)
@@ -130,20 +126,22 @@ def main() -> None:
     model, out = hw.load_model("efficientnet-lite0"), arguments.out / arguments.what
     photos = load_labelled(arguments.data / "imagenet-sample")
     if arguments.what in list_experiments():
-        settings = Settings(METHODS, arguments.samples, step=arguments.step, batch_size=4)
+        settings = Settings(BOXED, arguments.samples, step=arguments.step, batch_size=4)
         print(reproduce(arguments.what, photos, [model], out, settings, progress=progress).report)
         return
     assert photos.classes is not None
     small = boxed(arguments.data / "tiny20", photos.classes)
+    names = BOXED
     if arguments.what == "fallbacks":
         names = register_fallbacks()
-        methods = tuple(name + ending for name in names for ending in ("", "+hq"))
         photos = correctly_predicted(model, photos, arguments.samples)
-    else:
-        names = ("otsuki2024", "otsuki2024-i", "c3-lrp", "gradcam", "integrated-gradients", "random")
-        methods = METHODS
-    settings = Settings(methods, arguments.samples, step=arguments.step, batch_size=4)
-    measure(model, photos, settings, out / "photos", arguments.devices.split(",") if arguments.devices else ())
+        settings = Settings(
+            tuple(name + ending for name in names for ending in ("", "+hq")),
+            arguments.samples,
+            step=arguments.step,
+            batch_size=4,
+        )
+        measure(model, photos, settings, out / "photos", arguments.devices.split(",") if arguments.devices else ())
     measure(model, small, Settings(names, arguments.boxes, ("budget",), step=10000, batch_size=8), out / "boxes")
     sheet = explanation_grid([model], photos.sample(min(10, arguments.samples)), {name: name for name in names})
     write_bytes(out / "sheet.png", sheet)

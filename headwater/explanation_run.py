@@ -28,6 +28,7 @@ from headwater.errors import ClusterError, DataError, HeadwaterError, MissingDep
 from headwater.evaluation.chunks import unfinished
 from headwater.files import check_folder, claim, concerns_all, write_bytes, write_checked
 from headwater.image_explanation import ImageExplanation, explain_files
+from headwater.methods import DEFAULT_METHOD
 from headwater.models import card_of, weights_digest
 from headwater.report.images import Style
 
@@ -54,7 +55,7 @@ class Wanted:
         batch_size: images at a time; also per chunk.
     """
 
-    method: str = "otsuki2024"
+    method: str = DEFAULT_METHOD
     target: int | str | None = None
     against: int | str | None = None
     quantize: int | None = None

@@ -14,7 +14,7 @@ from headwater.data.labelled import LabelledImage, open_images
 from headwater.data.preprocessing import Preprocessing, seen
 from headwater.engine.explanation import Explanation
 from headwater.engine.trace import shared_copy
-from headwater.errors import DataError, HeadwaterError
+from headwater.errors import DataError, HeadwaterError, InputError
 from headwater.evaluation.labels import PREDICTED
 from headwater.evaluation.settings import Settings
 from headwater.evaluation.thumbnails import small_map, small_photo
@@ -67,6 +67,8 @@ class Worker:
                 base, variant = split_name(name)
                 e = explained[base]
                 heatmap = e.heatmap if variant is None else heat_quantization(e.heatmap, variant=variant)
+                if not heatmap.isfinite().all():
+                    raise InputError(f"the maps of {name} hold NaN or infinity on this network; leave it out")
                 rows = self._measure(e, heatmap, x, labels, masks)
                 for image, row, given, one in zip(readable, rows, x, heatmap, strict=True):
                     first = name == self.settings.methods[0]

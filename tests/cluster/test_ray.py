@@ -368,7 +368,7 @@ def test_maps_of_folders_on_one_machine(tmp_path):
     np.testing.assert_allclose(np.load(out / row["map"]), e.heatmap[0].numpy(), atol=1e-6)
     again = explain_all(network(TinyResidual), places, Wanted(batch_size=4), out, progress=pytest.fail)
     assert again.equals(table)
-    with pytest.raises(DataError, match=r"method: otsuki2024 there, random asked"):
+    with pytest.raises(DataError, match=r"method: headwater there, random asked"):
         explain_all(network(TinyResidual), places, Wanted("random", batch_size=4), out)
     with pytest.raises(DataError, match="no image is given"):
         explain_all(network(TinyResidual), [], Wanted(), out)

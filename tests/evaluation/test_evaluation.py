@@ -127,6 +127,20 @@ def test_a_broken_image_is_a_row_with_its_reason(model, folder, tmp_path):
     assert "2 images could not be read" in summary.markdown()
 
 
+def test_a_method_whose_maps_are_not_finite_is_named(model, folder, tmp_path):
+    class Overflowing:
+        def __init__(self, model):
+            self.lrp = hw.LRP(model)
+
+        def __call__(self, x, target=None):
+            return replace(self.lrp(x, target), heatmap=x.sum(1) * torch.inf)
+
+    hw.register_method("overflowing", Overflowing)
+    settings = replace(SETTINGS, methods=(*SETTINGS.methods, "overflowing"))
+    with pytest.raises(InputError, match="the maps of overflowing hold NaN or infinity on this network; leave it out"):
+        run(model, folder, tmp_path / "out", settings)
+
+
 def test_another_run_in_the_folder_is_refused_with_the_difference(model, folder, tmp_path):
     run(model, folder, tmp_path / "out")
     with pytest.raises(DataError, match=r"step: 40 there, 50 asked"):
