@@ -7,12 +7,13 @@ Every network is explained by ``otsuki2024`` and by ``headwater``; those of ``AR
 ``SIGNED`` on all of their linear operations.
 
 Weights are random and normalisation statistics are those of a batch of noise, so that activations have the sizes that
-they have in practice. What cannot be explained is a row that says why.
+they have in practice. What cannot be explained is a row that says why. Rows that are in --out are not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -369,16 +371,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--gallery", action="store_true", help="draw one image through twenty networks")
     parser.add_argument("--jobs", type=int, default=2, help="networks at a time")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "architectures", help="keeps measured rows")
     parser.add_argument("--image", type=Path, default=ROOT / "examples" / "tabby.jpg")
     arguments = parser.parse_args()
     if arguments.gallery:
         print(write_bytes(ROOT / "docs" / "images" / "architectures.png", gallery(arguments.image)))
         return
-    rows: list[Row] = []
+    networks, path = (*ARCHITECTURES, *OTHERS), arguments.out / "rows.json"
+    kept: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    missing = [network for network in networks if network.name not in kept]
     with ProcessPoolExecutor(arguments.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for row in pool.map(measure, (*ARCHITECTURES, *OTHERS)):
-            rows.append(row)
-            print(table(rows[-1:]).splitlines()[-1], flush=True)
+        for row in pool.map(measure, missing):
+            kept[row.architecture.name] = {k: v for k, v in vars(row).items() if k != "architecture"}
+            write_text(path, json.dumps(kept, indent=1))
+            print(
+                f"{row.architecture.name}: {row.problem or f'{row.worst:.1e}, headwater {row.by_headwater:.1e}'}",
+                flush=True,
+            )
+    rows = [Row(network, **kept[network.name]) for network in networks]
     first = len(ARCHITECTURES)
     print(write_text(ROOT / "docs" / "architectures.md", page(rows[:first], rows[first:])))
 

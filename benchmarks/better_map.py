@@ -394,7 +394,8 @@ measures what is not in `runs/better-map` and `runs/results` yet, and writes thi
 
 What the method was to reach and does not:
 
-- **ID under `budget` on tiny20** is level with Score-CAM and Grad-CAM, not above. No candidate is far ahead there.
+- **ID under `budget` on tiny20** is level with Score-CAM and Grad-CAM, not above, and so is the part in the target's
+  quarter with Grad-CAM. No candidate is far ahead there.
 - **`otsuki2024`, quantized, under `published`** stays ahead on the two networks of 64 x 64; on EfficientNet-Lite0 it is
   beaten. Quantization leaves most pixels of its map at one level, and that protocol lets them enter together.
 - **Random upper layers** were to leave a correlation of at most 0.3 after the last stage. Absolute values are compared:
