@@ -131,11 +131,12 @@ class SummaryTable:
         """Means with half the 95 % interval; the best of a column bold, * where p < 0.05, see :meth:`note`."""
 
         def cell(method: str, measure: str) -> str:
-            text = self._text(method, measure, " ± ")
+            text = self._text(method, measure, " ± ").replace("*", r"\*")
             return f"**{text}**" if self._is_best(method, measure) else text
 
         rows = [[f"`{method}`", *(cell(method, measure) for measure in self.measures)] for method in self.methods]
-        return f"{Table(self._columns, rows).markdown()}\n\n{self.note()}"
+        note = self.note().replace("*", r"\*")
+        return f"{Table(self._columns, rows).markdown()}\n\n{note}"
 
     def html(self) -> Markup:
         """The same for a page, without the note."""

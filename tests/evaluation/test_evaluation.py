@@ -213,6 +213,7 @@ def test_tables_name_the_best_and_the_test(model, folder, tmp_path):
     best = max(summary.methods, key=lambda m: summary.cells[m, "id_budget"].mean)
     line = next(line for line in summary.markdown().splitlines() if line.startswith(f"| `{best}` |"))
     assert "**" in line
+    assert "*" not in summary.markdown().replace("**", "").replace(r"\*", ""), "a lone star would be emphasis"
     against = {comparison.against for (_, measure), comparison in summary.comparisons.items() if measure == "id_budget"}
     assert len(against) == 1 and against <= {"gradient-x-input", "random"}
     assert summary.csv().count("\n") == 1 + len(summary.methods) * len(summary.measures)
