@@ -24,7 +24,7 @@ from headwater.engine.seed import (
     class_scores,
     region_mask,
 )
-from headwater.engine.sweep import sweep
+from headwater.engine.sweep import back, forward
 from headwater.engine.weights import widened
 from headwater.errors import CompileError, HeadwaterError
 
@@ -141,7 +141,7 @@ def reason_of(error: BaseException) -> str:
     text = " ".join(str(told).split()) or type(told).__name__
     what = text.split(". ")[0][:300]
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        step = frame.f_locals.get("step") if frame.f_code is sweep.__code__ else None
+        step = frame.f_locals.get("step") if frame.f_code in (forward.__code__, back.__code__) else None
         if step is not None:
             operation = step.layer.operation
             return f"operation {operation.kind!r} in module {operation.module!r}, rule {step.rule}: {what}"

@@ -72,27 +72,28 @@ def sweep(
     *earlier, last = segments(plan.steps, plan.graph.shapes) if recompute else (plan.steps,)
     kept = {plan.graph.input, *(steps[-1].output for steps in earlier)}
     for steps in earlier:
-        _forward(steps, values, kept)
+        forward(steps, values, kept)
         values.drop({step.output for step in steps} - kept)
-    _forward(last, values)
+    forward(last, values)
 
     seed = begin(values.wide(plan.graph.output))
     relevance = {plan.graph.output: seed.relevance}
-    _back(plan, last, values, relevance, seed, account)
+    back(plan, last, values, relevance, seed, account)
     for steps in reversed(earlier):
-        _forward(steps, values)
-        _back(plan, steps, values, relevance, seed, account)
+        forward(steps, values)
+        back(plan, steps, values, relevance, seed, account)
     account.arrived(plan.graph.input, relevance[plan.graph.input])
     return seed, relevance[plan.graph.input]
 
 
-def _forward(steps: Iterable[Step], values: Values, kept: Collection[str] = ()) -> None:
+def forward(steps: Iterable[Step], values: Values, kept: Collection[str] = ()) -> None:
+    """Run the steps, dropping each value after its last use unless it is in ``kept``."""
     for step in steps:
         values[step.output] = step.run([values[name] for name in step.inputs])
         values.drop(name for name in step.drops if name not in kept)
 
 
-def _back(
+def back(
     plan: Plan, steps: Sequence[Step], values: Values, relevance: dict[str, Tensor], seed: Seed, account: Account
 ) -> None:
     """Send the relevance of the last step's output to the value that enters the first."""
