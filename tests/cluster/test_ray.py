@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import helpers
@@ -89,9 +89,14 @@ def folder(root, count=20):
     return root
 
 
-def workers():
-    """Processes of this test's cluster that measure."""
-    return [p for p in psutil.Process().children(recursive=True) if "ray::" in "".join(p.cmdline()[:1])]
+def workers(called="ray::"):
+    """Processes of this test's cluster by their name; one that ends while we look is none."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a zombie, too
+            if called in "".join(process.cmdline()[:1]):
+                found.append(process)
+    return found
 
 
 def same_files(one: Path, other: Path, besides=()):
@@ -109,7 +114,7 @@ class Killer:
 
     def __call__(self, done, total, seconds):
         self.seen.append(done)
-        busy = [p for p in workers() if "MapWorker" in p.cmdline()[0] and p.pid not in self.killed]
+        busy = [p for p in workers("MapWorker") if p.pid not in self.killed]
         if len(self.killed) < self.kills and busy:
             self.killed.append(busy[0].pid)
             busy[0].send_signal(signal.SIGKILL)
