@@ -42,7 +42,7 @@ class Layout:
     extra: int = 0
 
     def summed(self, relevance: Tensor, batch: int) -> Float[Tensor, "n h w"]:
-        """Relevance summed over channels, in double precision where there is one.
+        """Relevance summed over channels, given in double precision where there is one.
 
         What lies on tokens without a place is handed to all cells in equal parts.
 
@@ -53,7 +53,8 @@ class Layout:
         kept = sorted({batch, self.rows, self.columns})
         others = [d for d in range(relevance.ndim) if d not in kept]
         exact = torch.float64 if relevance.device.type != "mps" else torch.float32
-        maps = relevance.sum(others, dtype=exact) if others else relevance.to(exact)
+        # The sum itself is in relevance's own precision: in double, torch would first copy all of it.
+        maps = (relevance.sum(others) if others else relevance).to(exact)
         maps = maps.movedim(kept.index(batch), 0)
         if self.rows == self.columns:
             placeless, maps = maps[:, : self.extra].sum(1, keepdim=True), maps[:, self.extra :]
