@@ -1,10 +1,12 @@
 """Architectures exported to ONNX and compared with ``LRP``: the file's size, the differences, or the reason why not.
 
     python -m benchmarks.exported [--networks resnet18 vit_b_16 ...] [--minutes 25]
+    python -m benchmarks.exported --image examples/espresso.jpg
 
-Writes docs/results/export.md after each network; those that are in runs/exported.json are not exported again, and none
-is begun after so many minutes. Weights are random, as in ``benchmarks.architectures``; images are noise of the first
-size there.
+The first writes docs/results/export.md after each network; those that are in runs/exported.json are not exported
+again, and none is begun after so many minutes. Weights are random, as in ``benchmarks.architectures``; images are noise
+of the first size there. The second draws the map of an exported network beside that of ``LRP``:
+docs/images/exported.png.
 """
 
 from __future__ import annotations
@@ -17,13 +19,21 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import headwater as hw
 from benchmarks.architectures import ARCHITECTURES, ROOT, Architecture, build
+from headwater.data.images import open_image
+from headwater.data.preprocessing import seen
+from headwater.deployment import run_exported
 from headwater.engine.seed import Start
-from headwater.files import write_text
+from headwater.files import write_bytes, write_text
+from headwater.models import card_of, network_input
+from headwater.report.images import as_png, overlay
 from headwater.report.tabular import Cell, Table
 
 KEPT = ROOT / "runs" / "exported.json"
@@ -84,11 +94,49 @@ maximum and to the seed, over two images and one. Export: processor time, with t
 """
 
 
+def draw(photo: Path) -> Path:
+    """A photograph under the map of LRP and under that of the exported graph, and how far they are apart."""
+    model = hw.load_model("efficientnet-lite0")
+    prepare = card_of(model).preprocessing
+    x = network_input(model, [open_image(photo)], prepare)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "explainer.onnx"
+        hw.export(model, "headwater", path, x)
+        found = run_exported(path, x.numpy())
+    e = hw.LRP(model, "headwater")(x)
+    ours, exported = e.heatmap[0].numpy(), found["map"][0]
+    apart = exported - ours
+    image, largest = seen(x[0], prepare), float(np.abs(ours).max())
+    canvas = Figure(figsize=(9, 2.7), dpi=150, layout="constrained")
+    FigureCanvasAgg(canvas)
+    axes = canvas.subplots(1, 4)
+    titles = (
+        "what the network saw",
+        f"LRP: sum {ours.sum(dtype=np.float64):.6f}",
+        f"ONNX Runtime: sum {exported.sum(dtype=np.float64):.6f}",
+        f"difference, at most {np.abs(apart).max() / largest:.0e} of the map's largest",
+    )
+    panels = (image, overlay(image, ours), overlay(image, exported))
+    for axis, title in zip(axes, titles, strict=True):
+        axis.set_title(title, fontsize=7)
+        axis.set_axis_off()
+    for axis, panel in zip(axes, panels, strict=False):
+        axis.imshow(np.asarray(panel))
+    shown = axes[3].imshow(apart / largest, cmap="RdBu_r")
+    shown.set_clim(-np.abs(apart).max() / largest, np.abs(apart).max() / largest)
+    canvas.colorbar(shown, ax=axes[3], fraction=0.046).ax.tick_params(labelsize=6)
+    return write_bytes(ROOT / "docs" / "images" / "exported.png", as_png(canvas))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--networks", nargs="+", default=[a.name for a in ARCHITECTURES])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of processor time")
+    parser.add_argument("--image", type=Path, help="draw the maps of this photograph instead")
     arguments = parser.parse_args()
+    if arguments.image:
+        print(draw(arguments.image))
+        return
     known = {architecture.name: architecture for architecture in ARCHITECTURES}
     rows = kept()
     for name in arguments.networks:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headwater.engine import packing
 from headwater.engine.graph import Operation, Value
 from headwater.engine.layers import Layer, Lookup
 
@@ -77,6 +78,12 @@ class Convolution(Linear):
         self.padding = self.argument(4, "padding", 0)
         self.dilation = _per_axis(self.argument(5, "dilation", 1), self.dims)
         self.groups: int = self.argument(6, "groups", 1)
+        self._images_alone = [getattr(operation.args[0], "name", None)] == list(operation.inputs)
+
+    def run(self, inputs: Sequence[Tensor]) -> Tensor:
+        if self._images_alone and not isinstance(self.padding, str):
+            return self.apply(inputs[0], self.weight, self.bias)
+        return super().run(inputs)
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
         assert w is not None
@@ -127,14 +134,12 @@ class Convolution(Linear):
     def _forward(self, h: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         padding, far = self._padding(w)
         h = functional.pad(h, far) if any(far) else h
-        return torch.convolution(h, w, bias, self.stride, padding, self.dilation, False, [0] * self.dims, groups)
+        return packing.convolution(h, w, bias, self.stride, padding, self.dilation, groups)
 
     def _backward(self, s: Tensor, w: Tensor, like: Tensor, groups: int) -> Tensor:
         padding, far = self._padding(w)
         like = functional.pad(like, far) if any(far) else like
-        back, _, _ = aten.convolution_backward(
-            s, like, w, None, self.stride, padding, self.dilation, False, [0] * self.dims, groups, [True, False, False]
-        )
+        back = packing.adjoint(s, w, like, self.stride, padding, self.dilation, groups)
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 

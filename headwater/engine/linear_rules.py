@@ -108,17 +108,18 @@ def redistribute(
         Relevance shaped as ``like``, in a new tensor.
     """
     fallback = fallback and all(part.bias is None for part in parts)
-    left, back = relevance, None
+    left, quotients = relevance, []
     for part in parts:
         z, s = _quotients(layer, part, relevance, eps)
-        for a, w in part.terms:
-            given = layer.transpose(s, w, like)
-            back = given.mul_(a) if back is None else back.addcmul_(a, given)
+        quotients.append((s, part.terms))
         if fallback:  # the remainder takes the memory of the denominators, which nothing needs any more
             left = torch.addcmul(left, s, z, value=-1, out=z) if z.shape == left.shape else left - s * z
+    back = layer.spread_remainder(left, parts[0].terms[0][1], like) if fallback else None
+    for s, terms in quotients:
+        for a, w in terms:
+            given = layer.transpose(s, w, like)
+            back = given.mul_(a) if back is None else torch.addcmul(back, given, a, out=given)
     assert back is not None
-    if fallback:
-        back += layer.spread_remainder(left, parts[0].terms[0][1], like)
     return back
 
 

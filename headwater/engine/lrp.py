@@ -43,8 +43,8 @@ class LRP:
             one more for the next number of images, which takes from seconds to minutes (docs/export.md). Maps differ
             by rounding. ``"if possible"``: a sweep that cannot be compiled runs as it is, with a warning.
         recompute: keep one value for each of some segments of the network, and compute the others of a segment again
-            when relevance arrives there: the same map with a fraction of the memory, for one more forward pass. For
-            large images and deep networks.
+            when relevance arrives there; keep nothing that is derived from the weights either. The same map with a
+            fraction of the memory, for one more forward pass. For large images and deep networks.
 
     Raises:
         InputError: ``model`` is no module, or an option does not fit; ``recompute`` is not for compiled sweeps.
@@ -197,7 +197,7 @@ class LRP:
         bn1     batch_norm Pass() type 'elementwise'
         ...
         """
-        return self._plans.get(self.model, x, self._make_plan, self.output, registry_version())
+        return self._plans.get(self.model, x, self._make_plan, self.output, (registry_version(), self.recompute))
 
     def graph(self, x: Tensor) -> Graph:
         """The list of operations that images of this size go through."""
@@ -227,4 +227,5 @@ class LRP:
 
     def _make_plan(self, graph: Graph) -> Plan:
         names = [name for operation in graph.operations for name in operation.weights]
-        return make_plan(graph, self.composite, WeightStore(self.model, names, graph.constants()))
+        weights = WeightStore(self.model, names, graph.constants(), keep=not self.recompute)
+        return make_plan(graph, self.composite, weights)

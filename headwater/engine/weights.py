@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headwater.engine import packing
 from headwater.engine.graph import Constant, Graph, Value, Weight
 from headwater.engine.guards.checksum import Checksum, same
 from headwater.errors import InputError
@@ -26,10 +27,15 @@ class WeightStore:
         model: whose tensors they are.
         names: of the tensors.
         constants: further tensors from which something may be derived.
+        keep: what is derived is kept, and layouts of weights (:mod:`headwater.engine.packing`); else it is made anew
+            each time.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = (), keep: bool = True
+    ) -> None:
         self.model = model
+        self.keep = keep
         self.names = tuple(dict.fromkeys(names))
         self.constants = tuple(constants)
         self.tensors: dict[str, Tensor] = {}
@@ -51,18 +57,28 @@ class WeightStore:
         if not (seen and checksum is seen[1] and same(seen[2], sums)):
             check_finite(tensors)
             self._cache.clear()
-        self.tensors = tensors
+            self.tensors = tensors
+            self._keep_layouts(tensors.values())
         self._seen = identity, checksum, sums
 
     def stand_for(self, tensors: Mapping[str, Tensor], derived: Mapping[Any, Any]) -> None:
         """Give these until the next :meth:`refresh`, as while a sweep is traced."""
         self.tensors, self._cache, self._seen = dict(tensors), dict(derived), None
 
-    def derived(self, key: Any, make: Callable[[], Any]) -> Any:
-        """``make()``, kept under ``key`` until a weight changes."""
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
+    def derived(self, key: Any, make: Callable[[], tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
+        """``make()``, a tuple of tensors or ``None``, kept under ``key`` until a weight changes."""
+        if key in self._cache:
+            return self._cache[key]
+        made = make()
+        if self.keep:
+            self._cache[key] = made
+            self._keep_layouts(made)
+        return made
+
+    def _keep_layouts(self, tensors: Iterable[Tensor | None]) -> None:
+        for tensor in tensors if self.keep else ():
+            if tensor is not None:
+                packing.keep(tensor)
 
 
 class Bindings:
