@@ -3,13 +3,14 @@
     python -m benchmarks.cluster [--arch resnet50] [--images 16] [--chunks 200]
 
 One thread, processor time, so that other work on the machine hardly counts. The network has random weights, the images
-are the photographs in examples/ at 500 x 375, as most of ImageNet's. Ray's part is wall-clock time: one worker that
-returns rows of the usual size and measures nothing.
+are the photographs in examples/ at 500 x 375, as most of ImageNet's. What tables cost is measured on rows of tiny20.
+Ray's part is wall-clock time: one worker that returns rows of the usual size and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import statistics
 import tempfile
@@ -19,14 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 from PIL import Image
 
 import headwater as hw
 from headwater.cluster import Ray
 from headwater.data.images import open_image
+from headwater.data.labelled import LabelledImage
+from headwater.evaluation import Settings
+from headwater.evaluation.run import _collected
+from headwater.evaluation.worker import Worker
+from headwater.files import write_checked
 from headwater.image_explanation import explain_files
-from headwater.models import network_input
+from headwater.models import card_of, network_input
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -88,6 +95,27 @@ def stages(arch: str, count: int, folder: Path) -> dict[str, float]:
     }
 
 
+def tables(folder: Path) -> dict[str, float]:
+    """Seconds of a core per chunk of 16 images and 7 methods to write its rows and to put them into the table."""
+    methods = ("otsuki2024", "otsuki2024-i", "otsuki2024-ii", "headwater", "lrp-epsilon", "gradient-x-input", "random")
+    model = hw.load_model("tiny20")
+    images = [LabelledImage(f"{k}.jpg", -1, sorted(EXAMPLES.glob("*.jpg"))[k % 2]) for k in range(16)]
+    rows = Worker(model, card_of(model).preprocessing, Settings(methods, 16, labels="predicted")).rows(images)
+    paths = [folder / f"{k}.parquet" for k in range(50)]
+
+    def write(path: Path) -> None:
+        stream = io.BytesIO()
+        pandas.DataFrame(rows).assign(digest="0" * 29).to_parquet(stream, index=False)
+        write_checked(path, stream.getvalue())
+
+    return {
+        "write the rows": cost(lambda: [write(path) for path in paths], len(paths)),
+        f"put the table together, {paths[0].stat().st_size / 16e3:.1f} kB per image": cost(
+            lambda: _collected(paths, methods), len(paths)
+        ),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet50")
@@ -98,9 +126,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for stage, seconds in stages(arguments.arch, arguments.images, Path(folder)).items():
             print(f"{stage}: {1000 * seconds:.1f} ms of a core per image")
+        for stage, seconds in tables(Path(folder)).items():
+            print(f"{stage}: {1000 * seconds:.1f} ms of a core per chunk")
     chunks = [[Named(str(k))] * 16 for k in range(arguments.chunks)]
     ends = []
-    for _ in Ray(1).run(lambda device: Empty(7, 6000), chunks, range(len(chunks))):
+    for _ in Ray(1).run(lambda device: Empty(7, 1000), chunks, range(len(chunks))):
         ends.append(time.monotonic())
     each = (ends[-1] - ends[len(ends) // 2]) / (len(ends) - 1 - len(ends) // 2)
     print(f"Ray: {1000 * each:.1f} ms per chunk of 16 images and 7 methods; load average {os.getloadavg()[0]:.1f}")

@@ -2,28 +2,36 @@
 
     python -m benchmarks.speed --arch resnet50 --batch 1 8
     python -m benchmarks.speed --arch resnet18 resnet50 resnet101 convnext_tiny efficientnet_b0 vit_b_16
-        --batch 1 8 --dtype float32 bfloat16 --runs 3 --out docs/results/speed.md
+        --dtype float32 bfloat16 --runs 3 --out docs/results/speed.md
 
 Every contender runs in turn, for several rounds, in one process, so that a noisy machine affects all alike; several
 runs are as many processes. The reference is the fastest of three: both memory formats and the compiled network, without
 gradients of parameters. A ratio is that of the times of one round; its median and quartiles are those of all rounds of
 all runs, and its range is that of the runs' medians. With --device cuda the clock stops when the GPU is done.
+
+What is measured is kept in runs/speed.json, and a case that is there is not measured again on the same machine with the
+same versions, so that a long command can be interrupted. --before COMMIT measures an earlier version beside this one;
+--without leaves contenders out; --profile says where the time goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import platform
 import statistics
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -36,6 +44,8 @@ from headwater.report.tabular import Cell, Table
 Run = Callable[[Tensor], object]
 REFERENCE = "forward + input gradient"
 OURS = "headwater otsuki2024"
+ROOT = Path(__file__).resolve().parents[1]
+KEPT = ROOT / "runs" / "speed.json"
 PEERS = {"zennit EpsilonPlusFlat": "zennit", "Captum LRP": "captum", "autoLRP z+": "autolrp"}
 """Contenders of other projects, and the packages that they need."""
 
@@ -103,6 +113,24 @@ def autolrp(model: nn.Module) -> Run:
     return run
 
 
+def earlier(commit: str) -> Callable[[nn.Module], Run]:
+    """``LRP`` as it was at a commit, beside this one."""
+    archive = subprocess.run(["git", "archive", commit, "headwater"], cwd=ROOT, capture_output=True, check=True).stdout
+    folder = tempfile.mkdtemp()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "headwater"}
+    sys.path.insert(0, folder)
+    try:
+        made: Callable[[nn.Module], Run] = import_module("headwater").LRP
+    finally:
+        sys.path.remove(folder)
+        for name in [name for name in sys.modules if name.split(".")[0] == "headwater"]:
+            del sys.modules[name]
+        sys.modules.update(ours)
+    return made
+
+
 @dataclass(frozen=True)
 class Case:
     """What is measured at once: a network, images and a precision."""
@@ -120,20 +148,25 @@ class Case:
         x = torch.randn(self.batch, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
         return x.to(self.device, getattr(torch, self.dtype))
 
-    def contenders(self) -> dict[str, Run]:
-        model, last = self.network(), self.network(torch.channels_last)
-        compiled = torch.compile(self.network(torch.channels_last))
-        return {
-            REFERENCE: gradient(model, torch.contiguous_format),
-            f"{REFERENCE}, channels last": gradient(last, torch.channels_last),
-            f"{REFERENCE}, compiled": gradient(compiled, torch.channels_last),
-            "forward alone": forward(last),
-            OURS: hw.LRP(model),
-            f"{OURS}, compiled": hw.LRP(model, compile=True),
-            "headwater headwater": hw.LRP(model, "headwater"),
-            "headwater otsuki2024-published": hw.LRP(model, "otsuki2024-published"),
-            **{name: make(self.network()) for name, make in peers().items()},
+    def contenders(self, before: str, without: Sequence[str]) -> dict[str, Callable[[], Run]]:
+        """What makes each of them; those whose name contains a word of ``without`` are left out."""
+        last, contiguous = torch.channels_last, torch.contiguous_format
+        made: dict[str, Callable[[], Run]] = {
+            REFERENCE: lambda: gradient(self.network(), contiguous),
+            f"{REFERENCE}, channels last": lambda: gradient(self.network(last), last),
+            f"{REFERENCE}, compiled": lambda: gradient(torch.compile(self.network(last)), last),
+            "forward alone": lambda: forward(self.network(last)),
+            OURS: lambda: hw.LRP(self.network()),
+            f"{OURS}, compiled": lambda: hw.LRP(self.network(), compile=True),
+            f"{OURS}, recompute": lambda: hw.LRP(self.network(), recompute=True),
+            "headwater headwater": lambda: hw.LRP(self.network(), "headwater"),
+            "headwater otsuki2024-published": lambda: hw.LRP(self.network(), "otsuki2024-published"),
         }
+        if before:
+            made[f"{OURS}, before"] = lambda: earlier(before)(self.network())
+        for name, make in peers().items():
+            made[name] = lambda make=make: make(self.network())  # type: ignore[misc]
+        return {name: make for name, make in made.items() if not any(word in name for word in without)}
 
 
 def peers() -> dict[str, Callable[[nn.Module], Run]]:
@@ -150,10 +183,11 @@ def installed(package: str) -> str:
         return ""
 
 
-def measure(case: Case, rounds: int) -> dict[str, list[float] | str]:
+def measure(case: Case, rounds: int, before: str, without: Sequence[str]) -> dict[str, list[float] | str]:
     """Seconds of each round by contender, or why it failed."""
     torch._dynamo.config.cache_size_limit = 64
-    runs, x = case.contenders(), case.images()
+    x = case.images()
+    runs = {name: make() for name, make in case.contenders(before, without).items()}
     times: dict[str, list[float] | str] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -171,6 +205,34 @@ def measure(case: Case, rounds: int) -> dict[str, list[float] | str]:
             if number:  # the first round warms up, traces and compiles
                 kept.append(time.perf_counter() - began)
     return times
+
+
+def profile(case: Case, calls: int) -> list[list[Cell]]:
+    """Milliseconds of each operation of torch in a gradient and in an explanation, those of at least 1 % of either."""
+    from torch.profiler import ProfilerActivity
+
+    found: list[dict[str, tuple[float, int]]] = []
+    for name in (f"{REFERENCE}, channels last", OURS):
+        run, x = case.contenders("", ())[name](), case.images()
+        for _ in range(2):
+            run(x)
+        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as told:
+            for _ in range(calls):
+                run(x)
+        found.append({e.key: (e.self_cpu_time_total / 1e3 / calls, e.count // calls) for e in told.key_averages()})
+    totals = [sum(ms for ms, _ in ours.values()) for ours in found]
+    names = dict.fromkeys(name for ours in found for name in ours)
+    shown = {name: [ours.get(name, (0.0, 0)) for ours in found] for name in names}
+    large = {n: s for n, s in shown.items() if any(ms > total / 100 for (ms, _), total in zip(s, totals, strict=True))}
+    rest = [sum(ms for name, (ms, _) in ours.items() if name not in large) for ours in found]
+    about: list[Cell] = [case.arch, case.batch]
+    rows = [
+        [*about, f"`{name}`", *(cell for ms, count in s for cell in (f"{ms:.1f}", count))]
+        for name, s in sorted(large.items(), key=lambda item: -item[1][1][0])
+    ]
+    rows.append([*about, "all others", f"{rest[0]:.1f}", None, f"{rest[1]:.1f}", None])
+    rows.append([*about, "sum", f"{totals[0]:.1f}", None, f"{totals[1]:.1f}", None])
+    return rows
 
 
 def memory(case: Case, what: str) -> float:
@@ -195,7 +257,9 @@ def peak_memory(case: Case, what: str) -> float:
     on_cpu = case.device == "cpu"
     before = status("VmRSS") if on_cpu else 0.0
     last = torch.channels_last
-    run = gradient(case.network(last), last) if what == "gradient" else hw.LRP(case.network(last))
+    run: Run = gradient(case.network(last), last)
+    if what != "gradient":
+        run = hw.LRP(case.network(last), recompute=what == "recompute")
     x = case.images()
     run(x[:1])
     if on_cpu:
@@ -227,7 +291,7 @@ def rows_of(case: Case, runs: Sequence[dict[str, list[float] | str]]) -> list[Se
     for name, found in known.items():
         if name not in medians:
             reason = next(times for times in found if isinstance(times, str))
-            rows.append((*about, name, f"failed: {reason}", None, None, None, None))
+            rows.append((*about, name, f"failed: {reason}", None, None, None, None, None))
             continue
         by_run = [[a / b for a, b in zip(run[name], run[reference], strict=True)] for run in runs]
         ratios = [ratio for mine in by_run for ratio in mine]
@@ -242,20 +306,56 @@ def rows_of(case: Case, runs: Sequence[dict[str, list[float] | str]]) -> list[Se
                 f"{middle:.2f}",
                 f"{low:.2f} to {high:.2f}",
                 f"{min(between):.2f} to {max(between):.2f}",
+                f"{len(runs)} x {len(by_run[0])}",
             )
         )
     return rows
 
 
-def page(rows: Sequence[Sequence[Cell]], peaks: Sequence[Sequence[Cell]], about: str) -> str:
-    columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs")
-    times = Table(columns, rows, align="lrllrrrrr").markdown()
-    parts = ["# Results: speed and memory", (__doc__ or "").split("\n\n", 2)[2].strip(), about, times]
+def page(kept: Mapping[str, Any]) -> str:
+    """The tables of all cases that were measured."""
+    rows: list[Sequence[Cell]] = []
+    peaks: list[Sequence[Cell]] = []
+    profiles: list[Sequence[Cell]] = []
+    for key, found in kept["cases"].items():
+        case = Case(**json.loads(key))
+        rows += rows_of(case, found["runs"])
+        profiles += found.get("profile", [])
+        if base := found["peaks"].get("gradient"):
+            others = [cell for p in ("lrp", "recompute") for cell in of_base(found["peaks"][p], base)]
+            peaks.append((case.arch, case.batch, case.dtype, f"{base:.0f}", *others))
+    columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
+    times = Table(columns, rows, align="lrllrrrrrr").markdown()
+    what = (__doc__ or "").split("\n\n", 2)[2].split("\n\n")[0].strip()
+    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.", times]
     if peaks:
-        memory_columns = ("network", "batch", "dtype", "gradient, MiB", "headwater, MiB", "ratio")
-        parts += ["Peak memory, weights included, each in a fresh process:"]
-        parts += [Table(memory_columns, peaks, align="lrlrrr").markdown()]
+        sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio", "recompute, MiB", "ratio")
+        parts += ["## Memory", "Peak, weights included, each in a fresh process; `recompute` is `LRP(recompute=True)`."]
+        parts += [Table(sized, peaks, align="lrlrrrrr").markdown()]
+    if profiles:
+        timed = ("network", "batch", "operation", "gradient, ms", "calls", "LRP, ms", "calls")
+        parts += ["## Where the time goes"]
+        parts += ["By torch's profiler, which adds to each call; operations of at least 1 % of either side."]
+        parts += [Table(timed, profiles, align="lrlrrrr").markdown()]
     return "\n\n".join(parts) + "\n"
+
+
+def of_base(mine: float, base: float) -> tuple[str, str]:
+    return f"{mine:.0f}", f"{mine / base:.2f}"
+
+
+def found_before(machine: str) -> dict[str, Any]:
+    """What was measured on the same machine with the same versions."""
+    kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
+    begun = {"machine": machine, "date": time.strftime("%Y-%m-%d"), "cases": {}}
+    return kept if kept.get("machine") == machine else begun
+
+
+def processor() -> str:
+    """Its name, as far as the system tells."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.is_file() else []
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -267,8 +367,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="page to write")
-    parser.add_argument("--memory", choices=("gradient", "lrp"), help=argparse.SUPPRESS)
+    parser.add_argument("--before", default="", help="commit whose LRP is measured too")
+    parser.add_argument("--without", nargs="+", default=[], help="words; what has one in its name is left out")
+    parser.add_argument("--profile", action="store_true", help="measure each operation, too")
+    parser.add_argument("--out", type=Path, help="page to write, with all cases that are kept")
+    parser.add_argument("--memory", choices=("gradient", "lrp", "recompute"), help=argparse.SUPPRESS)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     cases = [
@@ -281,24 +384,32 @@ def main() -> None:
         print(peak_memory(cases[0], options.memory))
         return
     if options.once:
-        print(json.dumps(measure(cases[0], options.rounds)))
+        timed = profile if options.profile else measure
+        arguments = (options.rounds,) if options.profile else (options.rounds, options.before, options.without)
+        print(json.dumps(timed(cases[0], *arguments)))
         return
     versions = ", ".join(f"{name} {installed(name) or 'absent'}" for name in ("torch", "torchvision", *PEERS.values()))
-    machine = torch.cuda.get_device_name() if options.device != "cpu" else f"{torch.get_num_threads()} threads"
-    about = (
-        f"{options.size} x {options.size}; {machine}, {platform.machine()}; {versions}; {time.strftime('%Y-%m-%d')}."
-    )
-    rows: list[Sequence[Cell]] = []
-    peaks: list[Sequence[Cell]] = []
+    on_cpu = options.device == "cpu"
+    machine = f"{torch.get_num_threads()} threads, {processor()}" if on_cpu else torch.cuda.get_device_name()
+    capability = f", {torch.backends.cpu.get_cpu_capability()}" if on_cpu else ""
+    kept = found_before(f"{options.size} x {options.size}; {machine}{capability}; {versions}")
     for case in cases:
-        runs = [json.loads(in_process(case, "--once", "--rounds", str(options.rounds))) for _ in range(options.runs)]
-        rows += rows_of(case, runs)
+        key = json.dumps(vars(case))
+        if key in kept["cases"]:
+            continue
+        once = ["--once", "--rounds", str(options.rounds), "--before", options.before]
+        once += ["--without", *options.without] if options.without else []
+        runs = [json.loads(in_process(case, *once)) for _ in range(options.runs)]
+        found: dict[str, Any] = {"runs": runs, "peaks": {}}
         if Path("/proc/self/clear_refs").exists():
-            base, ours = memory(case, "gradient"), memory(case, "lrp")
-            peaks.append((case.arch, case.batch, case.dtype, f"{base:.0f}", f"{ours:.0f}", f"{ours / base:.2f}"))
-        print(page(rows_of(case, runs), peaks[-1:], about), flush=True)
+            found["peaks"] = {what: memory(case, what) for what in ("gradient", "lrp", "recompute")}
+        if options.profile:
+            found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
+        kept["cases"][key] = found
+        write_text(KEPT, json.dumps(kept))
+        print(page({**kept, "cases": {key: found}}), flush=True)
     if options.out:
-        print(write_text(options.out, page(rows, peaks, about)))
+        print(write_text(options.out, page(kept)))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from headwater.data.storage import as_path
 from headwater.engine.trace import shared_copy
 from headwater.errors import ClusterError, DataError, HeadwaterError, MissingDependencyError, OutputError
 from headwater.evaluation.chunks import unfinished
-from headwater.files import check_folder, claim, concerns_all, write_bytes, write_checked
+from headwater.files import check_folder, claim, concerns_all, safe_name, write_bytes, write_checked
 from headwater.image_explanation import ImageExplanation, explain_files
 from headwater.methods import DEFAULT_METHOD
 from headwater.models import card_of, weights_digest
@@ -115,7 +115,7 @@ def explain_all(
     claim(out, identity, SETTINGS)
     run = _digest(repr(identity))
     chunks = [images[k : k + wanted.batch_size] for k in range(0, len(images), wanted.batch_size)]
-    paths = [out / MANIFEST / f"{k:05d}.parquet" for k in range(len(chunks))]
+    paths = [out / MANIFEST / f"{k:06d}.parquet" for k in range(len(chunks))]
     digests = {image.name: f"{image.digest()} {run}" for image in images}
     todo = unfinished(paths, chunks, digests)
     done, began = len(images) - sum(len(chunks[k]) for k in todo), time.monotonic()
@@ -191,8 +191,7 @@ class _Explainer:
     def _row(self, image: LabelledImage, e: ImageExplanation | HeadwaterError) -> Row:
         if isinstance(e, HeadwaterError):
             return _failed(image, str(e))
-        below = PurePath(image.name).parent
-        folder = self.out if below.is_absolute() or "://" in image.name else self.out / below
+        folder = self.out / _below(image.name).parent
         stem = e.stem_with(PurePath(image.name).name) if image.name in self.repeated else None
         try:
             files = e.save(folder, stem, self.wanted.style, self.wanted.scales)
@@ -263,10 +262,21 @@ def _token(out: Path) -> Any:
         (out / name).unlink(missing_ok=True)
 
 
+def _below(name: str) -> PurePath:
+    """Where an image lies; one whose name is its whole path or address, without the root or the protocol."""
+    path = PurePath(name.split("://", 1)[-1])
+    return path.relative_to(path.anchor)
+
+
 def _repeated_stems(images: Sequence[LabelledImage]) -> frozenset[str]:
-    """Names of images that only their suffix tells from another in their folder: their files need the whole name."""
-    stems = Counter(str(PurePath(image.name).with_suffix("")) for image in images)
-    return frozenset(p.name for p in images if stems[str(PurePath(p.name).with_suffix(""))] > 1)
+    """Names of images whose files would be called as another's in their folder: these need the whole name."""
+
+    def stem(image: LabelledImage) -> tuple[PurePath, str]:
+        path = _below(image.name)
+        return path.parent, safe_name(path.stem)
+
+    stems = Counter(map(stem, images))
+    return frozenset(image.name for image in images if stems[stem(image)] > 1)
 
 
 def _digest(text: str) -> str:

@@ -32,7 +32,7 @@ from headwater.cli.options import (
     load_network,
     split_names,
 )
-from headwater.cli.terminal import console, evaluation_progress
+from headwater.cli.terminal import console, evaluation_progress, messages
 
 
 def evaluate(
@@ -79,6 +79,9 @@ def evaluate(
     settings.step_for(card_of(network).preprocessing.crop ** 2)
     WORK.begin(out, samples)
     several = len(places) > 1
+    if cluster is None:
+        expected = evaluation.estimate(network.to(places[0]), settings)
+        messages.print(f"estimated: {expected.line(samples, len(places))}", markup=False)
     with evaluation_progress(samples, batch_size) as progress:
         evaluation.evaluate(
             network if several else network.to(places[0]),

@@ -48,11 +48,11 @@ class Journal:
 
     Args:
         patience: attempts that may begin in a row, without one that ends, before the run is given up: then it is not
-            the images.
+            the images. Attempts with one image alone count once for each image.
     """
 
     def __init__(self, patience: int) -> None:
-        self.patience, self.in_vain = patience, 0
+        self.patience, self.in_vain, self.starting = patience, 0, 0
         self._records: dict[int, _Record] = {}
 
     def next(self, chunk: int, names: Sequence[str]) -> Step:
@@ -75,6 +75,7 @@ class Journal:
         for name in names:
             if name not in record.kept and record.alone.get(name, 0) < _ALONE:
                 record.alone[name] = record.alone.get(name, 0) + 1
+                self.in_vain -= record.alone[name] > 1  # each image counts once: bad ones lie together in a folder
                 return Step(alone=name)
         why = f"{LOST} {_ALONE} times ({record.reason}); it was left out"
         given_up = {name: why for name in names if name not in record.kept}
@@ -82,6 +83,15 @@ class Journal:
             return Step(given_up=given_up, kept=dict(record.kept))
         record.remainder += 1
         return Step(given_up=given_up)
+
+    def starts(self) -> int:
+        """A worker is about to load the network. How many have died at that in a row, if too many to go on, else 0."""
+        self.starting += 1
+        return self.starting - 1 if self.starting > self.patience else 0
+
+    def started(self) -> None:
+        """A worker has loaded the network."""
+        self.starting = 0
 
     def survived(self, chunk: int, name: str, rows: bytes) -> None:
         """An image was tried alone, and the worker lives."""

@@ -12,6 +12,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from headwater.cluster.engine import ChunkWorker, Row, Rows
@@ -88,8 +89,6 @@ def _pipeline(sent: bytes, work: Sequence[tuple[int, Sequence[Any]]], workers: i
     from ray.data import ActorPoolStrategy
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from headwater import __version__
-
     cluster = ray.cluster_resources()
     gpus = int(cluster.get("GPU", 0))
     count = workers or gpus or max(1, int(cluster.get("CPU", 1)))
@@ -101,7 +100,7 @@ def _pipeline(sent: bytes, work: Sequence[tuple[int, Sequence[Any]]], workers: i
     actor: Any = _Actor
     measured = ray.data.from_items(items, override_num_blocks=len(items)).map(
         actor,
-        fn_constructor_args=(ray.put(sent), __version__, journal),
+        fn_constructor_args=(ray.put(sent), _versions(), journal, _probe(work)),
         compute=ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=1 / math.ceil(count / gpus) if gpus else None,
@@ -121,10 +120,17 @@ class _Actor:
     What goes wrong is returned, not raised: Ray would wrap it, or begin again.
     """
 
-    def __init__(self, sent: Any, version: str, journal: Any) -> None:
+    def __init__(self, sent: Any, versions: str, journal: Any, probe: Path | None) -> None:
         self.journal, self.worker, self.failure = journal, None, None
         try:
-            self.worker = _made(sent, version)
+            deaths = self._asked("starts")
+            if deaths:
+                raise ClusterError(
+                    f"{deaths} workers in a row died while they loaded the network; a machine may have too little "
+                    f"memory for so many workers; {_KEPT}"
+                )
+            self.worker = _made(sent, versions, probe)
+            self._asked("started")
         except HeadwaterError as error:
             self.failure = error
 
@@ -180,21 +186,38 @@ class _Actor:
         return ray.get(getattr(self.journal, question).remote(*arguments))
 
 
-def _made(sent: Any, version: str) -> ChunkWorker:
+def _versions() -> str:
+    """What values depend on, as it is installed here."""
+    import torch
+
+    from headwater import __version__
+
+    return f"{__version__} with torch {torch.__version__}"
+
+
+def _probe(work: Sequence[tuple[int, Sequence[Any]]]) -> Path | None:
+    """A local file that every machine must see, if images are local files."""
+    sources = (getattr(image, "source", None) for _, chunk in work for image in chunk)
+    return next((source for source in sources if isinstance(source, Path) and source.is_file()), None)
+
+
+def _made(sent: Any, versions: str, probe: Path | None = None) -> ChunkWorker:
     """A worker from what was sent.
 
     Raises:
-        ClusterError: another version of Headwater is installed here, or the network or its weights are not here.
+        ClusterError: other versions are installed here, or the network, its weights or the images are not here.
         HeadwaterError: as on one machine.
     """
     import ray
     import torch
 
-    from headwater import __version__
-
     where = f"the worker on {platform.node()}"
-    if __version__ != version:
-        raise ClusterError(f"{where} has headwater {__version__}, the run was started with {version}; install the same")
+    if _versions() != versions:
+        raise ClusterError(
+            f"{where} has headwater {_versions()}, the run was started with {versions}; install the same"
+        )
+    if probe is not None and not probe.is_file():
+        raise ClusterError(f"{where} does not see {probe}; images must be in the same place on every machine; {_KEPT}")
     torch.set_num_threads(1)
     try:
         make = pickle.loads(ray.get(sent) if isinstance(sent, ray.ObjectRef) else sent)
@@ -240,7 +263,9 @@ def _connected(workers: int | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
     if address in (None, "", "local"):
-        options |= {"num_cpus": max(os.cpu_count() or 1, workers or 1), "include_dashboard": False}
+        options |= {"address": "local", "include_dashboard": False}  # not one that runs here for something else
+        if workers:  # Ray itself counts the CPUs that a container may use
+            options["num_cpus"] = max(os.cpu_count() or 1, workers)
     with _signals_kept():
         try:
             ray.init(**options)

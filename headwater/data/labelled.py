@@ -135,7 +135,7 @@ class LabelledImages:
         return tuple(f"{wnid}_{name}" for wnid, name in zip(self.wnids, self.classes, strict=True))
 
     def sample(self, count: int, seed: int = 42) -> tuple[LabelledImage, ...]:
-        """``count`` images, as many of each class as possible, in a random order that the seed fixes.
+        """``count`` images, as many of each class as possible, in a random order that the seed fixes; or all there are.
 
         With 1,000 of ImageNet's validation images that is one per class, with 1,000 of CUB's test images five.
 
@@ -148,6 +148,8 @@ class LabelledImages:
         by_class: dict[int, list[LabelledImage]] = defaultdict(list)
         for image in self.images:
             by_class[image.label].append(image)
+        if count == len(self.images) and len(set(map(len, by_class.values()))) > 1:  # all, though not balanced
+            return tuple(self.images[k] for k in torch.randperm(count, generator=generator).tolist())
         labels = sorted(by_class)
         share, more = divmod(count, len(labels))
         lucky = {labels[k] for k in torch.randperm(len(labels), generator=generator)[:more].tolist()}
@@ -276,7 +278,9 @@ _ANNOTATIONS = ("Annotations", "annotations", "Annotation", "bbox")
 
 def annotated_boxes(root: Path) -> Callable[[Path], tuple[Box, ...]]:
     """A function from an image file to its boxes: from the file beside it, else from a folder of annotations."""
-    places = [parent / name for parent in (root.parent, root) for name in _ANNOTATIONS if (parent / name).is_dir()]
+    outside = isinstance(root, StoragePath) and root.is_listed  # beside an address nothing may be readable
+    around = (root,) if outside else (root.parent, root)
+    places = [parent / name for parent in around for name in _ANNOTATIONS if (parent / name).is_dir()]
     found = {(path.parent.name, path.stem): path for place in places for path in sorted(place.rglob("*.xml"))}
     classes = {p.name for p in root.iterdir() if p.is_dir() and p.name not in _ANNOTATIONS}
     at_large = {stem: path for (folder, stem), path in found.items() if folder not in classes}

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from headwater.errors import ImageError, MissingDependencyError, StorageError
+from headwater.errors import ImageError, InputError, MissingDependencyError, StorageError
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "LastModified", "last_modified", "mtime", "updated", "created")
@@ -45,6 +45,12 @@ def as_path(place: str | Path | StoragePath) -> Path:
     text = str(place)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
+    user, at, _ = text.split("://", 1)[1].partition("/")[0].rpartition("@")
+    if at and ":" in user:
+        raise InputError(
+            f"an address with a password would be written into tables ({text.split('://', 1)[0]}://...@...); "
+            "give credentials in the environment or in fsspec's configuration"
+        )
     root = StoragePath(text)
     _at(root.address)  # an unknown protocol is an error here, not at the first image
     root._listing = _Listing(root.address)
@@ -113,6 +119,11 @@ class StoragePath:
             return self
         listed = self._listing if self._listing is not None and self.address != self._listing.root else None
         return StoragePath(self.address.rsplit("/", 1)[0], listed)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether this is the root that is listed, above which nothing is known."""
+        return self._listing is not None and self.address == self._listing.root
 
     def absolute(self) -> StoragePath:
         return self

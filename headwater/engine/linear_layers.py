@@ -81,7 +81,7 @@ class Convolution(Linear):
         self._images_alone = [getattr(operation.args[0], "name", None)] == list(operation.inputs)
 
     def run(self, inputs: Sequence[Tensor]) -> Tensor:
-        if self._images_alone and not isinstance(self.padding, str):
+        if self._images_alone and not isinstance(self.padding, str):  # the same, with packed weights where that pays
             return self.apply(inputs[0], self.weight, self.bias)
         return super().run(inputs)
 
@@ -134,12 +134,12 @@ class Convolution(Linear):
     def _forward(self, h: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         padding, far = self._padding(w)
         h = functional.pad(h, far) if any(far) else h
-        return packing.convolution(h, w, bias, self.stride, padding, self.dilation, groups)
+        return packing.convolution(h, w, bias, packing.Geometry(self.stride, padding, self.dilation, groups))
 
     def _backward(self, s: Tensor, w: Tensor, like: Tensor, groups: int) -> Tensor:
         padding, far = self._padding(w)
         like = functional.pad(like, far) if any(far) else like
-        back = packing.adjoint(s, w, like, self.stride, padding, self.dilation, groups)
+        back = packing.adjoint(s, w, like, packing.Geometry(self.stride, padding, self.dilation, groups))
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 

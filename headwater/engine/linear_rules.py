@@ -115,10 +115,11 @@ def redistribute(
         if fallback:  # the remainder takes the memory of the denominators, which nothing needs any more
             left = torch.addcmul(left, s, z, value=-1, out=z) if z.shape == left.shape else left - s * z
     back = layer.spread_remainder(left, parts[0].terms[0][1], like) if fallback else None
+    in_place = not torch.is_grad_enabled()
     for s, terms in quotients:
         for a, w in terms:
             given = layer.transpose(s, w, like)
-            back = given.mul_(a) if back is None else torch.addcmul(back, given, a, out=given)
+            back = given.mul_(a) if back is None else torch.addcmul(back, given, a, out=given if in_place else None)
     assert back is not None
     return back
 

@@ -227,5 +227,5 @@ class LRP:
 
     def _make_plan(self, graph: Graph) -> Plan:
         names = [name for operation in graph.operations for name in operation.weights]
-        weights = WeightStore(self.model, names, graph.constants(), keep=not self.recompute)
+        weights = WeightStore(self.model, names, graph.constants(), cache=not self.recompute)
         return make_plan(graph, self.composite, weights)

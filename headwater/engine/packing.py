@@ -1,8 +1,9 @@
-"""Convolutions whose weights oneDNN has laid out before: the same results to the last bit, in less time.
+"""Convolutions whose weights are packed once for many calls, where that saves time.
 
-At each call oneDNN lays out a weight as its kernel reads it. Where a convolution computes few pixels, that takes up to
-40 % of its time (ResNet-50, one image, the stage of 7 x 7). So layouts of weights that are kept anyway are kept too,
-each for the latest shape of what it was applied to. A layout takes as much memory as the weight.
+oneDNN packs a weight, into the order in which its kernel reads it, at every call. Where a convolution has few pixels to
+compute, that takes up to 40 % of its time (ResNet-50, one image, the stage of 7 x 7; ``python -m benchmarks.ideas``).
+Here the packed weight is kept, for the latest shape of the input; it takes as much memory as the weight. A weight that
+is not to be cached is packed for the one call, so that caching changes no result.
 """
 
 from __future__ import annotations
@@ -10,148 +11,165 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 _MOST_PIXELS = 1024
-"""Outputs per channel, of all images together, up to which layouts are kept: beyond, they save less than 6 %."""
+"""Pixels of the output, of all images together, up to which weights are packed here; with more, it saves under 6 %."""
 _FEWEST_WEIGHTS = 2**14
-_FEWEST_INPUTS = 20480  # of one image; below, torch computes without oneDNN
-
-aten, mkldnn = torch.ops.aten, torch.ops.mkldnn
-
-
-@dataclass
-class _Layouts:
-    """A weight's latest layout of each kind, with what it was made for."""
-
-    kept: dict[Callable[..., Tensor], tuple[Any, Tensor]] = field(default_factory=dict)
-
-    def get(self, make: Callable[..., Tensor], w: Tensor, *settings: Any) -> Tensor:
-        made_for, layout = self.kept.get(make, (None, w))
-        if made_for != settings:
-            layout = make(w, *settings)
-            self.kept[make] = settings, layout
-        return layout
+"""Smaller weights are packed in no time."""
+_ATEN, _ONEDNN = torch.ops.aten, torch.ops.mkldnn
+_AVAILABLE = torch.backends.mkldnn.is_available() and all(
+    hasattr(_ONEDNN, name)
+    for name in (
+        "_reorder_convolution_weight",
+        "_convolution_pointwise",
+        "_reorder_convolution_transpose_weight",
+        "_convolution_transpose_pointwise",
+    )
+)
+"""These operations are torch's own means for compiled networks, and promised to nobody."""
 
 
-_kept: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_as_operations: ContextVar[bool] = ContextVar("as_operations", default=False)
+class Geometry(NamedTuple):
+    """How a convolution moves over its input, in the order of the arguments of ``torch.convolution``."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
 
 
-def keep(w: Tensor) -> None:
-    """Keep layouts of this weight as long as the tensor lives. Nothing may write to it meanwhile."""
-    if _fits(w) and w not in _kept:
-        _kept[w] = _Layouts()
+Packed = dict[Callable[..., Tensor], tuple[Any, Tensor]]
+"""A weight packed for each direction: by the operation that packs, for which arguments, and the result."""
+_cached: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
-def _fits(w: Tensor) -> bool:
-    return w.ndim == 4 and w.device.type == "cpu" and w.dtype == torch.float32 and w.numel() >= _FEWEST_WEIGHTS
+def cache(w: Tensor) -> None:
+    """Keep this weight packed for as long as the tensor lives. Its values must not change."""
+    if _fits(w) and not _observed() and w not in _cached:
+        _cached[w] = Packed()
 
 
 @contextmanager
-def as_operations() -> Iterator[None]:
-    """Record what is traced meanwhile as operations that find kept layouts when the trace is run."""
-    token = _as_operations.set(True)
+def recording() -> Iterator[None]:
+    """Have what is traced meanwhile call this module when it is run."""
+    token = _recording.set(True)
     try:
         yield
     finally:
-        _as_operations.reset(token)
+        _recording.reset(token)
 
 
-def convolution(
-    h: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """A convolution of any dimension, by a kept layout of its weight where there is one and it pays."""
-    if _as_operations.get() and _fits(w):
-        return _recorded_convolution(h, w, bias, stride, padding, dilation, groups)
-    return _convolution(h, w, bias, stride, padding, dilation, groups)
+def convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """A convolution of any dimension."""
+    if _recorded(w, h, geometry):
+        return _convolution_operation(h, w, bias, *geometry)
+    return _convolution(h, w, bias, geometry)
 
 
-def adjoint(
-    s: Tensor,
-    w: Tensor,
-    like: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    """The adjoint of :func:`convolution`: from outputs to inputs shaped as ``like``."""
-    if _as_operations.get() and _fits(w):
-        return _recorded_adjoint(s, w, like, stride, padding, dilation, groups)
-    return _adjoint(s, w, like, stride, padding, dilation, groups)
+def adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    """The adjoint of :func:`convolution`, from outputs ``s`` to inputs shaped as ``like``."""
+    if _recorded(w, like, geometry):
+        return _adjoint_operation(s, w, like, *geometry)
+    return _adjoint(s, w, like, geometry)
 
 
-def _convolution(
-    h: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    layouts = _kept.get(w)
-    if layouts is None or not _pays(h, (h.shape[2] // stride[0]) * (h.shape[3] // stride[1])):
+def _convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    stride, padding, dilation, groups = geometry
+    if not _pays(w, h, geometry):
         return torch.convolution(h, w, bias, stride, padding, dilation, False, [0] * (h.ndim - 2), groups)
-    make = mkldnn._reorder_convolution_weight.default
-    layout = layouts.get(make, w, padding, stride, dilation, groups, h.shape)
-    return mkldnn._convolution_pointwise.default(h, layout, bias, padding, stride, dilation, groups, "none", [], "")
+    packed = _packed(_ONEDNN._reorder_convolution_weight, w, padding, stride, dilation, groups, h.shape)
+    return _ONEDNN._convolution_pointwise(h, packed, bias, padding, stride, dilation, groups, "none", [], "")
 
 
-def _adjoint(
-    s: Tensor,
-    w: Tensor,
-    like: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    layouts = _kept.get(w)
-    if layouts is None or not _pays(s, s.shape[2] * s.shape[3]):
-        back, _, _ = aten.convolution_backward(
+def _adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    stride, padding, dilation, groups = geometry
+    if not _pays(w, like, geometry):
+        back, _, _ = _ATEN.convolution_backward(
             s, like, w, None, stride, padding, dilation, False, [0] * (s.ndim - 2), groups, [True, False, False]
         )
         return back
-    beyond = [  # what the outputs do not reach
-        n - ((m - 1) * step - 2 * pad + reach * (k - 1) + 1)
-        for n, m, k, step, pad, reach in zip(
+    unreached = [  # rows and columns of the input at its far end that no output sees
+        n - ((m - 1) * step - 2 * pad + apart * (k - 1) + 1)
+        for n, m, k, step, pad, apart in zip(
             like.shape[2:], s.shape[2:], w.shape[2:], stride, padding, dilation, strict=True
         )
     ]
-    make = mkldnn._reorder_convolution_transpose_weight.default
-    layout = layouts.get(make, w, padding, beyond, stride, dilation, groups, s.shape)
-    apply = mkldnn._convolution_transpose_pointwise.default
-    return apply(s, layout, None, padding, beyond, stride, dilation, groups, "none", [], "")
+    how = (padding, unreached, stride, dilation, groups)
+    packed = _packed(_ONEDNN._reorder_convolution_transpose_weight, w, *how, s.shape)
+    return _ONEDNN._convolution_transpose_pointwise(s, packed, None, *how, "none", [], "")
 
 
-def _pays(h: Tensor, pixels: int) -> bool:
-    """Whether oneDNN would compute this, and soon be done; nothing may be watching or differentiating."""
+def _packed(pack: Callable[..., Tensor], w: Tensor, *arguments: Any) -> Tensor:
+    """The weight as ``pack(w, *arguments)`` gives it."""
+    known: Packed = _cached.get(w, {})
+    made_for, packed = known.get(pack, (None, w))
+    if made_for != arguments:
+        packed = pack(w, *arguments)
+        known[pack] = arguments, packed
+    return packed
+
+
+def _fits(w: Tensor) -> bool:
+    """Whether a weight is of the kind that is packed here."""
+    on_cpu = w.device.type == "cpu" and w.dtype == torch.float32
+    return _AVAILABLE and on_cpu and w.ndim == 4 and w.numel() >= _FEWEST_WEIGHTS
+
+
+def _pixels(h: Tensor, geometry: Geometry) -> int:
+    """Of the output for one image, nearly."""
+    return (h.shape[2] // geometry.stride[0]) * (h.shape[3] // geometry.stride[1])
+
+
+def _pays(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
+    """Whether the convolution with input ``h`` is one to pack the weight for."""
     return (
-        len(h) * pixels <= _MOST_PIXELS
-        and (len(h) > 1 or h.numel() > _FEWEST_INPUTS)
+        _fits(w)
+        and not _observed()
         and h.dtype == torch.float32
-        and bool(torch.backends.mkldnn.enabled)
-        and not torch._C._len_torch_dispatch_stack()
+        and h.shape[0] * _pixels(h, geometry) <= _MOST_PIXELS
+        and _by_onednn(w, h, geometry)
+        and not (torch.is_grad_enabled() and (h.requires_grad or w.requires_grad))
+    )
+
+
+def _by_onednn(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
+    """Whether torch would compute it with oneDNN: the conditions of ``use_mkldnn`` in ATen's Convolution.cpp."""
+    if not torch.backends.mkldnn.enabled:
+        return False
+    stride, _, dilation, groups = geometry
+    product = w.shape[2:] == (1, 1) and max(*stride, *dilation) == 1
+    if product and h.shape[0] < 16 and torch.get_num_threads() == 1:
+        return False
+    return groups > 1 or min(w.shape[2:]) > 3 or h.shape[0] > 1 or h.numel() > 20480
+
+
+def _observed() -> bool:
+    """Whether something traces, watches or differentiates operations, and would not know those of oneDNN."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def _recorded(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
+    """Whether a trace is to call this module: where that pays for one image at least."""
+    return (
+        _recording.get()
+        and _fits(w)
         and torch._C._functorch.peek_interpreter_stack() is None
-        and not (h.requires_grad and torch.is_grad_enabled())
+        and _pixels(h, geometry) <= _MOST_PIXELS
     )
 
 
 @torch.library.custom_op("headwater::convolution", mutates_args=())
-def _recorded_convolution(
+def _convolution_operation(
     h: Tensor,
     w: Tensor,
     bias: Tensor | None,
@@ -160,18 +178,18 @@ def _recorded_convolution(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    z = _convolution(h, w, bias, stride, padding, dilation, groups)
+    z = _convolution(h, w, bias, Geometry(stride, padding, dilation, groups))
     return z.contiguous(memory_format=torch.channels_last)
 
 
-@_recorded_convolution.register_fake
+@_convolution_operation.register_fake
 def _(h, w, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
     z = torch.convolution(h, w, bias, stride, padding, dilation, False, [0, 0], groups)
     return torch.empty_like(z, memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("headwater::adjoint", mutates_args=())
-def _recorded_adjoint(
+def _adjoint_operation(
     s: Tensor,
     w: Tensor,
     like: Tensor,
@@ -180,10 +198,10 @@ def _recorded_adjoint(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    back = _adjoint(s, w, like, stride, padding, dilation, groups)
+    back = _adjoint(s, w, like, Geometry(stride, padding, dilation, groups))
     return back.contiguous(memory_format=torch.channels_last)
 
 
-@_recorded_adjoint.register_fake
+@_adjoint_operation.register_fake
 def _(s, w, like, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
     return torch.empty_like(like, memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from headwater.engine.account import Account
 from headwater.engine.guards.modes import tracing
 from headwater.engine.linear_layers import Linear
-from headwater.engine.packing import as_operations
+from headwater.engine.packing import recording
 from headwater.engine.plan import Plan, derived_key
 from headwater.engine.seed import Seed, Start, class_scores, seed_at, with_classes
 from headwater.engine.steps import Step
@@ -76,7 +76,7 @@ class SweepProgram:
             given = [x.new_zeros((count, *x.shape[1:])).contiguous(memory_format=torch.channels_last)]
             given += [x.new_zeros(count, dtype=torch.long) for asked in (request.chosen, request.against) if asked]
             given += [widened(x.new_zeros((count, *map(int, filter(None, shape[2:])))))] if request.region else []
-            with nullcontext() if derive else as_operations():
+            with nullcontext() if derive else recording():
                 self.graph = self._traced(self.tensors(), given, plan.graph.batch is None)
             plan.weights.refresh()
 

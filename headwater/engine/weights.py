@@ -27,39 +27,40 @@ class WeightStore:
         model: whose tensors they are.
         names: of the tensors.
         constants: further tensors from which something may be derived.
-        keep: what is derived is kept, and layouts of weights (:mod:`headwater.engine.packing`); else it is made anew
-            each time.
+        cache: what is derived is kept, and packed weights (:mod:`headwater.engine.packing`); else it is made anew each
+            time.
     """
 
     def __init__(
-        self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = (), keep: bool = True
+        self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = (), cache: bool = True
     ) -> None:
         self.model = model
-        self.keep = keep
+        self._caching = cache
+        self._lock = threading.Lock()
         self.names = tuple(dict.fromkeys(names))
         self.constants = tuple(constants)
         self.tensors: dict[str, Tensor] = {}
-        self._cache: dict[Any, Any] = {}
+        self._cache: dict[Any, tuple[Tensor | None, ...]] = {}
         self._seen: tuple[list[Any], Checksum, list[Tensor]] | None = None
 
     def refresh(self) -> None:
-        """Look the tensors up again; forget what was derived if any has changed.
+        """Look the tensors up again; forget what was derived if any has changed. Threads may call it side by side.
 
         Raises:
             InputError: a tensor is gone, or holds NaN or infinity.
         """
-        tensors = live_tensors(self.model, self.names)
-        watched = [*tensors.values(), *self.constants]
-        identity = [identity_of(tensor) for tensor in watched]
-        seen, self._seen = self._seen, None
-        checksum = seen[1] if seen and seen[0] == identity else Checksum(watched)
-        sums = checksum()
-        if not (seen and checksum is seen[1] and same(seen[2], sums)):
-            check_finite(tensors)
-            self._cache.clear()
-            self.tensors = tensors
-            self._keep_layouts(tensors.values())
-        self._seen = identity, checksum, sums
+        with self._lock:
+            tensors = live_tensors(self.model, self.names)
+            watched = [*tensors.values(), *self.constants]
+            identity = [identity_of(tensor) for tensor in watched]
+            seen, self._seen = self._seen, None
+            checksum = seen[1] if seen and seen[0] == identity else Checksum(watched)
+            sums = checksum()
+            if not (seen and checksum is seen[1] and same(seen[2], sums)):
+                check_finite(tensors)
+                self.tensors, self._cache = tensors, {}
+                self._cache_packed(tensors.values())
+            self._seen = identity, checksum, sums
 
     def stand_for(self, tensors: Mapping[str, Tensor], derived: Mapping[Any, Any]) -> None:
         """Give these until the next :meth:`refresh`, as while a sweep is traced."""
@@ -67,18 +68,19 @@ class WeightStore:
 
     def derived(self, key: Any, make: Callable[[], tuple[Tensor | None, ...]]) -> tuple[Tensor | None, ...]:
         """``make()``, a tuple of tensors or ``None``, kept under ``key`` until a weight changes."""
-        if key in self._cache:
-            return self._cache[key]
+        kept = self._cache  # another thread may replace it meanwhile
+        if key in kept:
+            return kept[key]
         made = make()
-        if self.keep:
-            self._cache[key] = made
-            self._keep_layouts(made)
+        if self._caching:
+            kept[key] = made
+            self._cache_packed(made)
         return made
 
-    def _keep_layouts(self, tensors: Iterable[Tensor | None]) -> None:
-        for tensor in tensors if self.keep else ():
+    def _cache_packed(self, tensors: Iterable[Tensor | None]) -> None:
+        for tensor in tensors if self._caching else ():
             if tensor is not None:
-                packing.keep(tensor)
+                packing.cache(tensor)
 
 
 class Bindings:

@@ -3,6 +3,16 @@
 from headwater.evaluation.accuracy import split_accuracy
 from headwater.evaluation.run import Progress, evaluate, measure_randomisation
 from headwater.evaluation.settings import Settings
+from headwater.evaluation.time_estimate import Estimate, estimate
 from headwater.evaluation.worker import object_mask
 
-__all__ = ["Progress", "Settings", "evaluate", "measure_randomisation", "object_mask", "split_accuracy"]
+__all__ = [
+    "Estimate",
+    "Progress",
+    "Settings",
+    "estimate",
+    "evaluate",
+    "measure_randomisation",
+    "object_mask",
+    "split_accuracy",
+]

@@ -105,6 +105,8 @@ def evaluate(
     pd = _pandas()
     if engine is not None and devices:
         raise InputError("an engine chooses the devices itself; give devices or engine, not both")
+    if engine is not None and not isinstance(data, LabelledImages):
+        data = as_path(data).absolute()  # workers have another working directory
     out, card = Path(out), card_of(model, preprocessing)
     settings.step_for(card.preprocessing.crop**2)
     labelled = label_for(model, data, settings, preprocessing)
@@ -115,7 +117,7 @@ def evaluate(
     write_text(out / ABOUT, json.dumps(_about(model, card, data, settings, devices, engine, command), indent=1))
     run = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     chunks = [chosen[k : k + settings.batch_size] for k in range(0, len(chosen), settings.batch_size)]
-    paths = [out / ROWS / f"{k:05d}.parquet" for k in range(len(chunks))]
+    paths = [out / ROWS / f"{k:06d}.parquet" for k in range(len(chunks))]
     digests = {image.name: f"{image.digest()} {run}" for image in chosen}  # rows of other settings do not count
     todo = unfinished(paths, chunks, digests)
     done = len(chosen) - sum(len(chunks[k]) for k in todo)

@@ -11,7 +11,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from headwater.methods.rebuilt import Rebuilt
 class Baseline(ABC):
     """A method for one model: ``method(x, target=None)`` returns an :class:`Explanation`."""
 
+    has_steps: ClassVar[bool] = False
+    """Whether :meth:`explain` tells its progress itself."""
+
     def __init__(self, model: nn.Module) -> None:
         check_module(model)
         self.model = model
@@ -39,7 +42,8 @@ class Baseline(ABC):
     def __call__(
         self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
-        """Explain images, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress.
+        """Explain images, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress unless
+        the class says otherwise.
 
         Raises:
             InputError: the images, the target or the checkpoints do not fit.
@@ -56,14 +60,17 @@ class Baseline(ABC):
             if logits.ndim != 2:
                 raise TraceError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
             classes = check_target(target, logits)
-            heatmap, relevance = self.explain(network, x, classes)
-        if progress is not None:
+            heatmap, relevance = self.explain(network, x, classes, progress or (lambda done, total: None))
+        if progress is not None and not self.has_steps:
             progress(1, 1)
         return Explanation(heatmap, logits, class_probability(logits, classes), classes, relevance)
 
     @abstractmethod
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The map ``(N, H, W)``, and the attribution of each input value where the method has one."""
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+        """The map ``(N, H, W)``, and the attribution of each input value where the method has one.
+
+        ``progress`` is to be called after each step by a method that has steps.
+        """
 
     def _rebuilt(self, graph: Graph) -> Rebuilt:
         """The network in modules, as the method needs it."""
@@ -84,7 +91,7 @@ class Captum(Baseline):
         self.algorithm = getattr(library("captum.attr", "captum"), algorithm)
         self.options = options
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
         relevance = self.algorithm(network).attribute(x.clone().requires_grad_(), target=classes, **self.options)
         relevance = relevance.detach()
         return relevance.sum(1), relevance
@@ -108,7 +115,7 @@ class CaptumLRP(Baseline):
         addition = library("captum.attr._utils.custom_modules", "captum").Addition_Module
         return Rebuilt(graph, self.model, cast("Callable[[], nn.Module]", addition))
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
         before = Structure(network.graph, layers_of(network.graph)).joins_before if self.mixture else {}
         for operation in (o for o in network.graph.operations if o.name in network.calls):
             module = network.calls[operation.name]
@@ -138,7 +145,7 @@ class GradCAM(Baseline):
         self.algorithm = library("pytorch_grad_cam", "grad-cam").GradCAM
         self.make_target = library("pytorch_grad_cam.utils.model_targets", "grad-cam").ClassifierOutputTarget
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
         targets = [self.make_target(index) for index in classes.tolist()]
         feature_map, channels = network.feature_map()
         with self.algorithm(network, [feature_map], lambda features: features.movedim(channels, 1)) as cam:
@@ -158,7 +165,7 @@ class Random(Baseline):
         super().__init__(model)
         self.seed = seed
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
         maps = []
         for image in x.double().cpu():
             positions = torch.arange(1, image.numel() + 1, dtype=torch.float64)

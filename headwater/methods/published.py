@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headwater.engine.graph import Graph
 from headwater.methods.abn import AttentionMap
 from headwater.methods.baselines import Captum, CaptumLRP
-from headwater.methods.method import Method
+from headwater.methods.method import Method, Progress
 from headwater.methods.rebuilt import Rebuilt
 from headwater.methods.rise import RisePublished
 from headwater.methods.score_cam import ScoreCAMPublished
@@ -22,8 +22,8 @@ from headwater.methods.score_cam import ScoreCAMPublished
 class CaptumPublished(Captum):
     """One of Captum's attribution methods; the map is its first channel, the red one."""
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        _, relevance = super().explain(network, x, classes)
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+        _, relevance = super().explain(network, x, classes, progress)
         assert relevance is not None
         return relevance[:, 0], relevance
 
@@ -39,8 +39,8 @@ class CaptumLRPPublished(CaptumLRP):
     def _rebuilt(self, graph: Graph) -> Rebuilt:
         return Rebuilt(graph, self.model, functions=True)
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
-        _, relevance = super().explain(network, x, classes)
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+        _, relevance = super().explain(network, x, classes, progress)
         assert relevance is not None
         return relevance[:, 0], relevance
 

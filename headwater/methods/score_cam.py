@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from headwater.engine.trace import shared_copy
 from headwater.methods.baselines import Baseline, library
+from headwater.methods.method import Progress
 from headwater.methods.rebuilt import Rebuilt
 from headwater.methods.rise import to_unit_range
 
@@ -24,13 +25,15 @@ class MaskingChannels(Baseline):
     """Base of both variants: the score of the image behind each channel of the last feature map.
 
     The channels of all images of a batch are evaluated together. A channel that is constant hides everything: its
-    masked image is the blank one (0 in normalised space), which is evaluated once for all of them.
+    masked image is the blank one (0 in normalised space), which is evaluated once for all of them. Progress counts the
+    others.
 
     Args:
         model: the network.
         batch_size: masked images at a time; by default as many as fit in 256 MB, at most 64.
     """
 
+    has_steps = True
     align_corners: ClassVar[bool]
     """How channels are enlarged to the image."""
 
@@ -38,14 +41,16 @@ class MaskingChannels(Baseline):
         super().__init__(model)
         self.batch_size = batch_size
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad():
             features = network.features(x)
-            varying, scores = self._scores(network, x, features.flatten(0, 1), classes)
+            varying, scores = self._scores(network, x, features.flatten(0, 1), classes, progress)
             shape = features.shape[:2]
             return self._map(x, features, varying.view(shape), scores.view(shape)), None
 
-    def _scores(self, network: Rebuilt, x: Tensor, channels: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(
+        self, network: Rebuilt, x: Tensor, channels: Tensor, classes: Tensor, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
         """Which of the channels ``(N * K, h, w)`` vary, and the score of the image behind each."""
         size, per_image = tuple(x.shape[2:]), len(channels) // len(x)
         at_once = max(1, _MEMORY // (math.prod(size) * x.element_size()))
@@ -55,11 +60,16 @@ class MaskingChannels(Baseline):
         blank = self._score(plain(torch.zeros_like(x[:1])).expand(len(x), -1), classes)
         scores = blank.repeat_interleave(per_image)
         pixels = x.permute(0, 2, 3, 1).contiguous()  # channels last, as the masked images are built
-        for part in varying.nonzero()[:, 0].split(self.batch_size or _batch_size(network, x)):
+        kept, done = varying.nonzero()[:, 0], 0
+        for part in kept.split(self.batch_size or _batch_size(network, x)):
             owner = part // per_image
             shown = self._unit_range(self._enlarged(channels[part], size))
             masked = pixels[owner].mul_(shown[..., None]).permute(0, 3, 1, 2)
             scores[part] = self._score(plain(masked), classes[owner])
+            done += len(part)
+            progress(done, len(kept))
+        if not done:
+            progress(1, 1)
         return varying, scores
 
     def _enlarged(self, channels: Tensor, size: tuple[int, ...]) -> Tensor:

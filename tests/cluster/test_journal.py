@@ -41,7 +41,8 @@ class Alone(_Actor):
     """A worker whose journal is in this process."""
 
     def __init__(self, journal, worker):
-        super().__init__(lambda device: worker, "none", journal)
+        super().__init__(lambda device: worker, "none", journal, None)
+        self.refused = self.failure
         self.worker, self.failure = worker, None
 
     def _asked(self, question, *arguments):
@@ -113,6 +114,23 @@ def test_a_run_in_which_nothing_ever_ends_is_given_up_with_the_reason():
     assert "12 attempts in a row ended in the death of a worker (node-1: OutOfMemoryError: 70 GB)" in str(
         pickle.loads(told)
     )
+
+
+def test_bad_images_that_lie_together_do_not_end_the_run():
+    """One worker, as with one GPU, and a folder of files on which a decoder crashes."""
+    names = "abcdefgh"
+    rows, died, _ = measured(Sums([frozenset(name) for name in names]), names, patience=13)
+    assert died == 18 and all(row["error"].startswith(LOST) for row in rows)
+
+
+def test_workers_that_die_while_they_load_the_network_end_the_run():
+    journal = Journal(3)
+    assert [journal.starts() for _ in range(5)] == [0, 0, 0, 3, 4]
+    journal.started()
+    assert journal.starts() == 0
+    journal = Journal(0)
+    journal.starts()
+    assert "1 workers in a row died while they loaded the network" in str(Alone(journal, Sums()).refused)
 
 
 def test_deaths_between_which_something_ends_do_not_count():

@@ -21,7 +21,7 @@ from torch import nn
 
 import headwater as hw
 from headwater.cluster import LOST, Ray
-from headwater.cluster.ray_engine import _made
+from headwater.cluster.ray_engine import _made, _versions
 from headwater.errors import ClusterError, DataError, InputError, MissingDependencyError, StorageError
 from headwater.evaluation import Settings, evaluate
 from headwater.explanation_run import Wanted, explain_all
@@ -201,7 +201,7 @@ def test_the_table_is_the_same_after_three_kills_and_an_interruption(tmp_path):
     kept = len(list(tmp_path.glob("ray/rows/*.parquet")))
     seen = []
     evaluate(network(), images, SETTINGS, tmp_path / "ray", engine=Ray(2), progress=lambda done, *_: seen.append(done))
-    assert killer.killed and kept == 6 and len(seen) == 10 - kept
+    assert len(killer.killed) == 3 and kept == 6 and len(seen) == 10 - kept
     same_files(tmp_path / "alone", tmp_path / "ray", ["run.json"])
 
 
@@ -320,8 +320,10 @@ def test_options_that_do_not_go_together(tmp_path):
 
 
 def test_a_worker_of_another_version_and_one_whose_out_is_another_folder(tmp_path):
-    with pytest.raises(ClusterError, match=r"has headwater .*, the run was started with 99\.0"):
+    with pytest.raises(ClusterError, match=r"has headwater .* with torch .*, the run was started with 99\.0"):
         _made(b"", "99.0")
+    with pytest.raises(ClusterError, match=r"does not see .*; images must be in the same place on every machine"):
+        _made(b"", _versions(), tmp_path / "photo.png")
     from headwater.explanation_run import _Explainer
 
     with pytest.raises(ClusterError, match="is not the same folder on every machine"):

@@ -13,7 +13,7 @@ from headwater.data.classes import found_images
 from headwater.data.images import open_image
 from headwater.data.labelled import LabelledImage, load_labelled, open_images
 from headwater.data.storage import StoragePath, as_path, is_address
-from headwater.errors import ImageError, MissingDependencyError, StorageError
+from headwater.errors import ImageError, InputError, MissingDependencyError, StorageError
 from headwater.image_explanation import explain_files
 
 fsspec = pytest.importorskip("fsspec")
@@ -101,6 +101,21 @@ def test_paths_below_an_address():
     assert as_path(path) is path and path.absolute() == path and len({path, as_path(str(path))}) == 1
     assert str(as_path("file:///tmp/x")) == "/tmp/x" and as_path("photos/a.jpg").name == "a.jpg"
     assert "s3://bucket" in repr(path) and not is_address(3)
+
+
+def test_a_password_in_an_address_is_refused():
+    with pytest.raises(InputError, match="an address with a password would be written into tables") as raised:
+        as_path("sftp://user:secret@host/photos")
+    assert "secret" not in str(raised.value)
+
+
+def test_nothing_above_an_address_is_asked_for(folder, stored, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        StoragePath, "is_dir", lambda path, before=StoragePath.is_dir: asked.append(path) or before(path)
+    )
+    load_labelled(stored(folder / "val"))
+    assert asked and all(path.address.startswith("memory://bucket/data") for path in asked)
 
 
 def test_an_image_by_its_address(folder, stored):

@@ -237,6 +237,9 @@ def test_a_balanced_sample_is_fixed_by_its_seed(folder):
         (folder / "class3" / f"{k}.png").unlink()
     with pytest.raises(DataError, match=r"needs 2 images of class 3, which has 1"):
         load_labelled(folder).sample(8)
+    rest = load_labelled(folder)
+    everything = rest.sample(len(rest.images))
+    assert sorted(p.name for p in everything) == sorted(p.name for p in rest.images) and everything != rest.images
 
 
 def test_flat_folder_of_wnids(tmp_path):
