@@ -17,6 +17,8 @@ same versions, so that a long command can be interrupted. --before COMMIT measur
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import io
 import json
 import platform
@@ -263,6 +265,8 @@ def peak_memory(case: Case, what: str) -> float:
     x = case.images()
     run(x[:1])
     if on_cpu:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what the first call has left behind
         Path("/proc/self/clear_refs").write_text("5")
         run(x)
         return status("VmHWM") - before

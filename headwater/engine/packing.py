@@ -10,17 +10,19 @@ network's own by rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_MOST_PIXELS = 1024
-"""Pixels of the output, of all images together, up to which weights are packed here; with more, it saves under 6 %."""
+_MOST_PIXELS = 256
+"""Pixels of the output, of all images together, up to which a weight is packed here; more are not worth the memory."""
+_MOST_PIXELS_CHEAP, _CHEAP = 1024, 2**18
+"""The same for weights of at most 1 MB."""
 _FEWEST_WEIGHTS = 2**14
 """Smaller weights are packed in no time."""
 _ATEN, _ONEDNN = torch.ops.aten, torch.ops.mkldnn
@@ -45,8 +47,8 @@ class Geometry(NamedTuple):
     groups: int
 
 
-Packed = dict[Callable[..., Tensor], tuple[Any, Tensor]]
-"""A weight packed for each direction: by the operation that packs, for which arguments, and the result."""
+Packed = dict[str, tuple[Any, Tensor]]
+"""A weight packed for each direction, with what it was packed for."""
 _cached: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
@@ -84,14 +86,16 @@ def adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
 def _convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     stride, padding, dilation, groups = geometry
     if not _pays(w, h, geometry):
+        _forget(w, "forward")
         return torch.convolution(h, w, bias, stride, padding, dilation, False, [0] * (h.ndim - 2), groups)
-    packed = _packed(_ONEDNN._reorder_convolution_weight, w, padding, stride, dilation, groups, h.shape)
+    packed = _packed(w, "forward", padding, stride, dilation, groups, h.shape)
     return _ONEDNN._convolution_pointwise(h, packed, bias, padding, stride, dilation, groups, "none", [], "")
 
 
 def _adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
     stride, padding, dilation, groups = geometry
     if not _pays(w, like, geometry):
+        _forget(w, "adjoint")
         back, _, _ = _ATEN.convolution_backward(
             s, like, w, None, stride, padding, dilation, False, [0] * (s.ndim - 2), groups, [True, False, False]
         )
@@ -103,24 +107,36 @@ def _adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
         )
     ]
     how = (padding, unreached, stride, dilation, groups)
-    packed = _packed(_ONEDNN._reorder_convolution_transpose_weight, w, *how, s.shape)
+    packed = _packed(w, "adjoint", *how, s.shape)
     return _ONEDNN._convolution_transpose_pointwise(s, packed, None, *how, "none", [], "")
 
 
-def _packed(pack: Callable[..., Tensor], w: Tensor, *arguments: Any) -> Tensor:
-    """The weight as ``pack(w, *arguments)`` gives it."""
+def _packed(w: Tensor, direction: Literal["forward", "adjoint"], *how: Any) -> Tensor:
+    """The weight packed for these settings and this shape of the input."""
     known: Packed = _cached.get(w, {})
-    made_for, packed = known.get(pack, (None, w))
-    if made_for != arguments:
-        packed = pack(w, *arguments)
-        known[pack] = arguments, packed
+    made_for, packed = known.get(direction, (None, w))
+    if made_for != how:
+        forward = direction == "forward"
+        pack = _ONEDNN._reorder_convolution_weight if forward else _ONEDNN._reorder_convolution_transpose_weight
+        packed = pack(w, *how)
+        known[direction] = how, packed
     return packed
+
+
+def _forget(w: Tensor, direction: Literal["forward", "adjoint"]) -> None:
+    """Free what was packed for another shape of the input."""
+    if not _observed() and w in _cached:
+        _cached[w].pop(direction, None)
 
 
 def _fits(w: Tensor) -> bool:
     """Whether a weight is of the kind that is packed here."""
     on_cpu = w.device.type == "cpu" and w.dtype == torch.float32
     return _AVAILABLE and on_cpu and w.ndim == 4 and w.numel() >= _FEWEST_WEIGHTS
+
+
+def _most_pixels(w: Tensor) -> int:
+    return _MOST_PIXELS_CHEAP if w.numel() <= _CHEAP else _MOST_PIXELS
 
 
 def _pixels(h: Tensor, geometry: Geometry) -> int:
@@ -134,7 +150,7 @@ def _pays(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
         _fits(w)
         and not _observed()
         and h.dtype == torch.float32
-        and h.shape[0] * _pixels(h, geometry) <= _MOST_PIXELS
+        and h.shape[0] * _pixels(h, geometry) <= _most_pixels(w)
         and bool(torch.backends.mkldnn.enabled)
         and not (torch.is_grad_enabled() and (h.requires_grad or w.requires_grad))
     )
@@ -155,7 +171,7 @@ def _recorded(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
         _recording.get()
         and _fits(w)
         and torch._C._functorch.peek_interpreter_stack() is None
-        and _pixels(h, geometry) <= _MOST_PIXELS
+        and _pixels(h, geometry) <= _most_pixels(w)
     )
 
 

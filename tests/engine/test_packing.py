@@ -69,7 +69,7 @@ def test_maps_are_those_without_packing(wide, composite, monkeypatch):
     lrp = hw.LRP(wide, composite)
     found = [lrp(noise(count)).relevance for count in (1, 2, 1)]
     assert packed() > before + 4 and torch.equal(found[0], found[2])
-    monkeypatch.setattr(packing, "_MOST_PIXELS", -1)
+    monkeypatch.setattr(packing, "_most_pixels", lambda w: -1)
     for count, relevance in zip((1, 2), found, strict=False):
         expected = hw.LRP(wide, composite)(noise(count)).relevance
         torch.testing.assert_close(relevance, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
@@ -105,6 +105,15 @@ def test_recomputing_keeps_none_and_nothing_that_is_derived(wide):
     assert packed() <= before and not lrp.plan(noise(1)).weights._cache
 
 
+def test_larger_batches_free_what_was_packed_for_small_ones(wide):
+    gc.collect()
+    lrp, before = hw.LRP(wide), packed()
+    lrp(noise(1))
+    few = packed()
+    lrp(noise(40))
+    assert few > packed() == before
+
+
 def test_several_threads_with_several_numbers_of_images(wide):
     lrp = hw.LRP(wide)
     expected = {count: lrp(noise(count)).relevance for count in (1, 2, 3)}
@@ -119,7 +128,7 @@ def test_what_watches_or_differentiates_sees_ordinary_operations(wide, monkeypat
     with FlopCounterMode(display=False) as counter:
         lrp(noise(1))
     counted = counter.get_total_flops()
-    monkeypatch.setattr(packing, "_MOST_PIXELS", -1)
+    monkeypatch.setattr(packing, "_most_pixels", lambda w: -1)
     other = hw.LRP(wide)
     other(noise(1))
     with FlopCounterMode(display=False) as counter:
