@@ -263,7 +263,7 @@ def peak_memory(case: Case, what: str) -> float:
     if what != "gradient":
         run = hw.LRP(case.network(last), recompute=what == "recompute")
     x = case.images()
-    run(x[:1])
+    run(x)
     if on_cpu:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what the first call has left behind

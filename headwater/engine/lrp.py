@@ -156,7 +156,7 @@ class LRP:
 
         def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:
             with computing(x):
-                plan.weights.refresh()
+                plan.weights.refresh(len(x))
                 return wanted(detached(x).contiguous(memory_format=torch.channels_last))
 
         if not self.compile:

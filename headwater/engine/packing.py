@@ -59,6 +59,12 @@ def cache(w: Tensor) -> None:
         _cached[w] = Packed()
 
 
+def free(w: Tensor) -> None:
+    """Forget what was packed of this weight, as when the number of images changes."""
+    if w in _cached:
+        _cached[w].clear()
+
+
 @contextmanager
 def recording() -> Iterator[None]:
     """Have what is traced meanwhile call this module when it is run."""
@@ -86,7 +92,6 @@ def adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
 def _convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     stride, padding, dilation, groups = geometry
     if not _pays(w, h, geometry):
-        _forget(w, "forward")
         return torch.convolution(h, w, bias, stride, padding, dilation, False, [0] * (h.ndim - 2), groups)
     packed = _packed(w, "forward", padding, stride, dilation, groups, h.shape)
     return _ONEDNN._convolution_pointwise(h, packed, bias, padding, stride, dilation, groups, "none", [], "")
@@ -95,7 +100,6 @@ def _convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) 
 def _adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
     stride, padding, dilation, groups = geometry
     if not _pays(w, like, geometry):
-        _forget(w, "adjoint")
         back, _, _ = _ATEN.convolution_backward(
             s, like, w, None, stride, padding, dilation, False, [0] * (s.ndim - 2), groups, [True, False, False]
         )
@@ -121,12 +125,6 @@ def _packed(w: Tensor, direction: Literal["forward", "adjoint"], *how: Any) -> T
         packed = pack(w, *how)
         known[direction] = how, packed
     return packed
-
-
-def _forget(w: Tensor, direction: Literal["forward", "adjoint"]) -> None:
-    """Free what was packed for another shape of the input."""
-    if not _observed() and w in _cached:
-        _cached[w].pop(direction, None)
 
 
 def _fits(w: Tensor) -> bool:

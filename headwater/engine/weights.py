@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class WeightStore:
         self, model: nn.Module, names: Iterable[str], constants: Iterable[Tensor] = (), cache: bool = True
     ) -> None:
         self.model = model
-        self._caching = cache
+        self._caching, self._images = cache, 0
         self._lock = threading.Lock()
         self.names = tuple(dict.fromkeys(names))
         self.constants = tuple(constants)
@@ -43,8 +44,11 @@ class WeightStore:
         self._cache: dict[Any, tuple[Tensor | None, ...]] = {}
         self._seen: tuple[list[Any], Checksum, list[Tensor]] | None = None
 
-    def refresh(self) -> None:
+    def refresh(self, images: int | None = None) -> None:
         """Look the tensors up again; forget what was derived if any has changed. Threads may call it side by side.
+
+        Args:
+            images: how many the sweep is for; weights packed for another number are freed.
 
         Raises:
             InputError: a tensor is gone, or holds NaN or infinity.
@@ -61,6 +65,11 @@ class WeightStore:
                 self.tensors, self._cache = tensors, {}
                 self._cache_packed(tensors.values())
             self._seen = identity, checksum, sums
+            if images is not None and images != self._images:
+                self._images = images
+                for tensor in (*self.tensors.values(), *itertools.chain(*list(self._cache.values()))):
+                    if tensor is not None:
+                        packing.free(tensor)
 
     def stand_for(self, tensors: Mapping[str, Tensor], derived: Mapping[Any, Any]) -> None:
         """Give these until the next :meth:`refresh`, as while a sweep is traced."""
