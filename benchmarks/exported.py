@@ -1,7 +1,7 @@
 """Architectures exported to ONNX and compared with ``LRP``: the file's size, the differences, or the reason why not.
 
     python -m benchmarks.exported [--networks resnet18 vit_b_16 ...] [--minutes 25]
-    python -m benchmarks.exported --image examples/espresso.jpg
+    python -m benchmarks.exported --image examples/tabby.jpg
 
 The first writes docs/results/export.md after each network; those that are in runs/exported.json are not exported
 again, and none is begun after so many minutes. Weights are random, as in ``benchmarks.architectures``; images are noise
@@ -101,9 +101,9 @@ def draw(photo: Path) -> Path:
     x = network_input(model, [open_image(photo)], prepare)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "explainer.onnx"
-        hw.export(model, "headwater", path, x)
+        hw.export(model, "otsuki2024", path, x)
         found = run_exported(path, x.numpy())
-    e = hw.LRP(model, "headwater")(x)
+    e = hw.LRP(model)(x)
     ours, exported = e.heatmap[0].numpy(), found["map"][0]
     apart = exported - ours
     image, largest = seen(x[0], prepare), float(np.abs(ours).max())

@@ -140,15 +140,21 @@ def phases(layer: Layer) -> tuple[Way, Way] | None:
 
 
 IDEAS: dict[str, tuple[Callable[[Layer], tuple[Way, Way] | None], str]] = {
-    "z+ weights packed once (forward and back)": (packed_weights, "built, up to 1,024 pixels"),
-    "1 x 1 convolutions as matrix products (forward and back)": (matrix_products, "no: slower, or noise"),
+    "z+ weights packed once (forward and back)": (
+        packed_weights,
+        "built, for up to 256 pixels (weights of 1 MB: 1,024)",
+    ),
+    "1 x 1 convolutions as matrix products (forward and back)": (
+        matrix_products,
+        "no: packed weights gain more, and more images lose",
+    ),
     "network and z+ denominators as one convolution over stacked weights": (
         stacked_weights,
         "no: keeps every denominator from forward to back",
     ),
     "batch normalisation and ReLU folded into the convolution": (
         folded_normalisation,
-        "no: a copy of all weights, and logits that are not the network's to the last bit",
+        "no: less than half of it once weights are packed; logits of rounded weights, and a copy of all of them",
     ),
     "z+ denominators in bfloat16": (half_denominators, "no: shares change by 1e-3"),
     "adjoint of the first convolution as one over the phases of its stride": (phases, "no: too little"),

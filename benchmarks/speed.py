@@ -331,7 +331,8 @@ def page(kept: Mapping[str, Any]) -> str:
     columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
     times = Table(columns, rows, align="lrllrrrrrr").markdown()
     what = (__doc__ or "").split("\n\n", 2)[2].split("\n\n")[0].strip()
-    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.", times]
+    before = f" `before` is the package at commit {kept['before']}." if kept.get("before") else ""
+    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.{before}", times]
     if peaks:
         sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio", "recompute, MiB", "ratio")
         parts += ["## Memory", "Peak, weights included, each in a fresh process; `recompute` is `LRP(recompute=True)`."]
@@ -410,6 +411,7 @@ def main() -> None:
         if options.profile:
             found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
         kept["cases"][key] = found
+        kept["before"] = options.before or kept.get("before")
         write_text(KEPT, json.dumps(kept))
         print(page({**kept, "cases": {key: found}}), flush=True)
     if options.out:

@@ -121,7 +121,7 @@ def _said(seconds: float) -> str:
     """A time as one says it.
 
     >>> [_said(s) for s in (0.012, 3.4, 75, 4000, 200000)]
-    ['0.01 s', '3.4 s', '75 s', '67 min', '56 h']
+    ['0.012 s', '3.4 s', '75 s', '67 min', '56 h']
     """
     if seconds < 10:
         return f"{seconds:.2g} s"
