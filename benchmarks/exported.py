@@ -105,8 +105,8 @@ def draw(photo: Path) -> Path:
         found = run_exported(path, x.numpy())
     e = hw.LRP(model)(x)
     ours, exported = e.heatmap[0].numpy(), found["map"][0]
-    apart = exported - ours
-    image, largest = seen(x[0], prepare), float(np.abs(ours).max())
+    apart = (exported - ours) / np.abs(ours).max()
+    image, limit = seen(x[0], prepare), float(np.abs(apart).max())
     canvas = Figure(figsize=(9, 2.7), dpi=150, layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.subplots(1, 4)
@@ -114,7 +114,7 @@ def draw(photo: Path) -> Path:
         "what the network saw",
         f"LRP: sum {ours.sum(dtype=np.float64):.6f}",
         f"ONNX Runtime: sum {exported.sum(dtype=np.float64):.6f}",
-        f"difference, at most {np.abs(apart).max() / largest:.0e} of the map's largest",
+        f"difference, at most {limit:.0e} of the map's largest",
     )
     panels = (image, overlay(image, ours), overlay(image, exported))
     for axis, title in zip(axes, titles, strict=True):
@@ -122,8 +122,7 @@ def draw(photo: Path) -> Path:
         axis.set_axis_off()
     for axis, panel in zip(axes, panels, strict=False):
         axis.imshow(np.asarray(panel))
-    shown = axes[3].imshow(apart / largest, cmap="RdBu_r")
-    shown.set_clim(-np.abs(apart).max() / largest, np.abs(apart).max() / largest)
+    shown = axes[3].imshow(apart, cmap="RdBu_r", vmin=-limit, vmax=limit)
     canvas.colorbar(shown, ax=axes[3], fraction=0.046).ax.tick_params(labelsize=6)
     return write_bytes(ROOT / "docs" / "images" / "exported.png", as_png(canvas))
 

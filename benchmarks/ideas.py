@@ -208,8 +208,7 @@ def main() -> None:
     columns = ("network", "batch", "idea", "layers", "as it is, ms", "so, ms", "saves of a sweep", "taken")
     table = Table(columns, rows, align="lrlrrrrl").markdown()
     what = (__doc__ or "").split("\n\n")[2].strip()
-    machine = f"{torch.get_num_threads()} threads, {processor()}, {torch.backends.cpu.get_cpu_capability()}"
-    about = f"{machine}, torch {torch.__version__.split('+')[0]}, {platform.system()}; {time.strftime('%Y-%m-%d')}."
+    about = f"{processor()}, torch {torch.__version__.split('+')[0]}, {platform.system()}; {time.strftime('%Y-%m-%d')}."
     page = "\n\n".join(["# Results: ideas for a faster sweep", what, about, table]) + "\n"
     print(write_text(arguments.out, page) if arguments.out else page)
 

@@ -211,14 +211,12 @@ def measure(case: Case, rounds: int, before: str, without: Sequence[str]) -> dic
 
 def profile(case: Case, calls: int) -> list[list[Cell]]:
     """Milliseconds of each operation of torch in a gradient and in an explanation, those of at least 1 % of either."""
-    from torch.profiler import ProfilerActivity
-
     found: list[dict[str, tuple[float, int]]] = []
     for name in (f"{REFERENCE}, channels last", OURS):
         run, x = case.contenders("", ())[name](), case.images()
         for _ in range(2):
             run(x)
-        with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as told:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as told:
             for _ in range(calls):
                 run(x)
         found.append({e.key: (e.self_cpu_time_total / 1e3 / calls, e.count // calls) for e in told.key_averages()})
@@ -259,9 +257,8 @@ def peak_memory(case: Case, what: str) -> float:
     on_cpu = case.device == "cpu"
     before = status("VmRSS") if on_cpu else 0.0
     last = torch.channels_last
-    run: Run = gradient(case.network(last), last)
-    if what != "gradient":
-        run = hw.LRP(case.network(last), recompute=what == "recompute")
+    model = case.network(last)
+    run: Run = gradient(model, last) if what == "gradient" else hw.LRP(model, recompute=what == "recompute")
     x = case.images()
     run(x)
     if on_cpu:
@@ -357,10 +354,11 @@ def found_before(machine: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Its name, as far as the system tells."""
+    """Threads, the processor's name, as far as the system tells, and the instructions that torch uses."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.is_file() else []
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+    name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{torch.get_num_threads()} threads, {name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main() -> None:
@@ -394,10 +392,8 @@ def main() -> None:
         print(json.dumps(timed(cases[0], *arguments)))
         return
     versions = ", ".join(f"{name} {installed(name) or 'absent'}" for name in ("torch", "torchvision", *PEERS.values()))
-    on_cpu = options.device == "cpu"
-    machine = f"{torch.get_num_threads()} threads, {processor()}" if on_cpu else torch.cuda.get_device_name()
-    capability = f", {torch.backends.cpu.get_cpu_capability()}" if on_cpu else ""
-    kept = found_before(f"{options.size} x {options.size}; {machine}{capability}; {versions}")
+    machine = processor() if options.device == "cpu" else torch.cuda.get_device_name()
+    kept = found_before(f"{options.size} x {options.size}; {machine}; {versions}")
     for case in cases:
         key = json.dumps(vars(case))
         if key in kept["cases"]:

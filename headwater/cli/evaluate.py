@@ -75,20 +75,19 @@ def evaluate(
         tuple(split_names(methods)), samples, protocols, split, seed, step, batch_size, labels
     )
     places = check_devices(devices) if cluster is None else ["cpu"]
-    network = load_network(model, weights, arch, allow_code, prepare)
+    network = load_network(model, weights, arch, allow_code, prepare).to(places[0])
     settings.step_for(card_of(network).preprocessing.crop ** 2)
     WORK.begin(out, samples)
-    several = len(places) > 1
     if cluster is None:
-        expected = evaluation.estimate(network.to(places[0]), settings)
+        expected = evaluation.estimate(network, settings)
         messages.print(f"estimated: {expected.line(samples, len(places))}", markup=False)
     with evaluation_progress(samples, batch_size) as progress:
         evaluation.evaluate(
-            network if several else network.to(places[0]),
+            network,
             data,
             settings,
             out,
-            devices=places if several else (),
+            devices=places if len(places) > 1 else (),
             engine=cluster,
             progress=progress,
             command=shlex.join(["headwater", *sys.argv[1:]]),

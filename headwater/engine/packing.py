@@ -173,40 +173,33 @@ def _recorded(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
     )
 
 
-@torch.library.custom_op("headwater::convolution", mutates_args=())
-def _convolution_operation(
-    h: Tensor,
-    w: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    z = _convolution(h, w, bias, Geometry(stride, padding, dilation, groups))
-    return z.contiguous(memory_format=torch.channels_last)
+_GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
+"""In the schema of an operation, as :class:`Geometry` has it."""
+_convolution_operation = torch.library.custom_op(
+    "headwater::convolution",
+    lambda h, w, bias, *geometry: _channels_last(_convolution(h, w, bias, Geometry(*geometry))),
+    mutates_args=(),
+    schema=f"(Tensor h, Tensor w, Tensor? bias, {_GEOMETRY}) -> Tensor",
+)
+_adjoint_operation = torch.library.custom_op(
+    "headwater::adjoint",
+    lambda s, w, like, *geometry: _channels_last(_adjoint(s, w, like, Geometry(*geometry))),
+    mutates_args=(),
+    schema=f"(Tensor s, Tensor w, Tensor like, {_GEOMETRY}) -> Tensor",
+)
 
 
 @_convolution_operation.register_fake
-def _(h, w, bias, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+def _(h: Tensor, w: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    stride, padding, dilation, groups = geometry
     z = torch.convolution(h, w, bias, stride, padding, dilation, False, [0, 0], groups)
     return torch.empty_like(z, memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("headwater::adjoint", mutates_args=())
-def _adjoint_operation(
-    s: Tensor,
-    w: Tensor,
-    like: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    back = _adjoint(s, w, like, Geometry(stride, padding, dilation, groups))
-    return back.contiguous(memory_format=torch.channels_last)
-
-
 @_adjoint_operation.register_fake
-def _(s, w, like, stride, padding, dilation, groups):  # type: ignore[no-untyped-def]
+def _(s: Tensor, w: Tensor, like: Tensor, *geometry: Any) -> Tensor:
     return torch.empty_like(like, memory_format=torch.channels_last)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)

@@ -6,14 +6,16 @@ import math
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from headwater.data.preprocessing import Preprocessing
 from headwater.engine.trace import shared_copy
 from headwater.evaluation.settings import Settings
 from headwater.methods import Method, load_method, split_name
-from headwater.models import card_of
+from headwater.models import card_of, network_input
 
 _SOON = 60.0
 """Seconds: a run that the curves alone do not make longer is not worth more measuring."""
@@ -73,9 +75,9 @@ def estimate(model: nn.Module, settings: Settings, preprocessing: Preprocessing 
     (800, True)
     """
     prepare = card_of(model, preprocessing).preprocessing
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     size, batch = prepare.crop, max(32, settings.batch_size)
-    noise = torch.randn((batch, len(prepare.mean), size, size), generator=torch.Generator().manual_seed(0)).to(device)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
+    noise = network_input(model, [photo] * batch, preprocessing)
     points = math.ceil(size * size / settings.step_for(size * size))
     passes = 2 * points * len(settings.protocols) * len(settings.methods)  # both ends are shared by the two curves
     network = shared_copy(model)
