@@ -195,21 +195,36 @@ def _create(path: Path, content: str) -> bool:
     Returns:
         Whether it was written.
     """
-    created = False
+    temporary = _unused(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            created = True
+        with temporary.open("xb") as file:
             file.write(content.encode())
+        _name_once(temporary, path)
     except FileExistsError:
         if path.parent.is_dir():
             return False
         raise _unwritable(path, "its folder is a file") from None
     except OSError as error:
-        if created:
-            path.unlink(missing_ok=True)
         raise _unwritable(path, error.strerror or str(error)) from error
+    finally:
+        _remove(temporary)
     return True
+
+
+def _name_once(file: Path, path: Path) -> None:
+    """Give a file a name that no other has; only one of several processes succeeds.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        path.hardlink_to(file)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: reserve the name, then put the file there
+        path.open("xb").close()
+        file.replace(path)
 
 
 def _unused(folder: Path) -> Path:

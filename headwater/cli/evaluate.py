@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from typing import Annotated, cast
@@ -32,7 +33,7 @@ from headwater.cli.options import (
     load_network,
     split_names,
 )
-from headwater.cli.terminal import console, evaluation_progress, messages
+from headwater.cli.terminal import console, evaluation_progress, say_estimate
 
 
 def evaluate(
@@ -78,9 +79,6 @@ def evaluate(
     network = load_network(model, weights, arch, allow_code, prepare).to(places[0])
     settings.step_for(card_of(network).preprocessing.crop ** 2)
     WORK.begin(out, samples)
-    if cluster is None:
-        expected = evaluation.estimate(network, settings)
-        messages.print(f"estimated: {expected.line(samples, len(places))}", markup=False)
     with evaluation_progress(samples, batch_size) as progress:
         evaluation.evaluate(
             network,
@@ -90,6 +88,7 @@ def evaluate(
             devices=places if len(places) > 1 else (),
             engine=cluster,
             progress=progress,
+            expected=functools.partial(say_estimate, len(places)),
             command=shlex.join(["headwater", *sys.argv[1:]]),
         )
     if randomise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,7 @@ from headwater.cli.options import (
     folder,
     load_network,
 )
-from headwater.cli.terminal import console, evaluation_progress
+from headwater.cli.terminal import console, evaluation_progress, say_estimate
 from headwater.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def reproduce(
             worst=worst,
             devices=places if len(places) > 1 else (),
             progress=progress,
+            expected=functools.partial(say_estimate, len(places)),
             style=style,
         )
     console.print(done.report, markup=False)

@@ -6,12 +6,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from headwater.cli.interruption import WORK
+
+if TYPE_CHECKING:
+    from headwater.evaluation import Estimate
 
 console = Console(highlight=False, soft_wrap=True)
 messages = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -27,6 +30,11 @@ def progress_bar(label: str, *columns: TextColumn, transient: bool = False, on: 
     """A progress bar with count and time left, drawn on a terminal only."""
     parts = (TextColumn(label), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn())
     return Progress(*parts, console=on, transient=transient, disable=not on.is_terminal)
+
+
+def say_estimate(devices: int, estimate: Estimate, images: int) -> None:
+    """Write how long so many images will take on so many devices."""
+    messages.print(f"estimated: {estimate.line(images, devices)}", markup=False)
 
 
 @contextmanager
@@ -66,5 +74,5 @@ def evaluation_progress(
 
         warnings.showwarning = say  # type: ignore[assignment]  # without the place in the code
         doing = "measuring" if label == "evaluating" else label
-        plain(f"{doing} up to {images} images; the time is estimated after the first {min(chunk, images)}")
+        plain(f"{doing} up to {images} images, {min(chunk, images)} at a time")
         yield progress

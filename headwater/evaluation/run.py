@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,6 +32,7 @@ from headwater.evaluation.chunks import unfinished
 from headwater.evaluation.labels import label_for
 from headwater.evaluation.settings import Settings
 from headwater.evaluation.thumbnails import COLUMNS as THUMBNAILS
+from headwater.evaluation.time_estimate import Estimate, estimate
 from headwater.evaluation.worker import Worker, worker_on
 from headwater.files import claim, write_bytes, write_checked, write_text
 from headwater.methods import is_baseline, load_method
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, float], None]
 """Called after each chunk with images done, images in all, seconds since the start."""
+Expected = Callable[[Estimate, int], None]
+"""Called with the estimate of a run's time and the number of images that it is for."""
 
 
 def evaluate(
@@ -58,6 +62,7 @@ def evaluate(
     devices: Sequence[str] = (),
     engine: Engine | None = None,
     progress: Progress | None = None,
+    expected: Expected | None = None,
     command: str = "",
 ) -> pandas.DataFrame:
     """Measure methods on labelled images.
@@ -79,6 +84,8 @@ def evaluate(
         engine: what spreads the chunks over workers, such as :class:`headwater.cluster.Ray`, instead of ``devices``;
             the table is the same.
         progress: called after every chunk.
+        expected: called before the first image is measured with :func:`~headwater.evaluation.estimate` for those that
+            are left; not where none is, nor with an engine, whose workers are other machines.
         command: that this was called by, for the report.
 
     Returns:
@@ -121,6 +128,9 @@ def evaluate(
     digests = {image.name: f"{image.digest()} {run}" for image in chosen}  # rows of other settings do not count
     todo = unfinished(paths, chunks, digests)
     done = len(chosen) - sum(len(chunks[k]) for k in todo)
+    if expected is not None and todo and engine is None:
+        left = len(chosen) - done
+        expected(estimate(model, replace(settings, samples=left), preprocessing), left)
     began = time.monotonic()
     if engine is not None:
         make = functools.partial(worker_on, copy.deepcopy(shared_copy(model)).cpu(), card.preprocessing, settings)

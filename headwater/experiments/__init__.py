@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from headwater.errors import InputError
-from headwater.evaluation import Progress, Settings
+from headwater.evaluation import Expected, Progress, Settings
 from headwater.experiments.experiment import Request
 from headwater.experiments.published import FAILURE_THRESHOLD, WEIGHTS
 from headwater.experiments.registry import EXPERIMENTS, OURS
@@ -55,6 +55,7 @@ def reproduce(
     worst: int = 100,
     devices: Sequence[str] = (),
     progress: Progress | None = None,
+    expected: Expected | None = None,
     style: str = "published",
 ) -> Reproduction:
     """Run one experiment and write its report, tables and figures to ``out``.
@@ -73,6 +74,7 @@ def reproduce(
         worst: how many failed images are shown, lowest ID first, for the same two.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
+        expected: likewise, for each network.
         style: of the maps in figures: ``"published"``, as the authors drew them (their variant of the method,
             quantized, positive part, jet), or ``"headwater"`` (the exact variant, not quantized, in the colours used
             elsewhere).
@@ -96,7 +98,7 @@ def reproduce(
         for part, mine, networks in paired(experiment.data_names, data, models)
     ]
     settings = experiment.settings(asked)
-    outcome = experiment.run(Request(subjects, settings, out, threshold, worst, devices, progress, style))
+    outcome = experiment.run(Request(subjects, settings, out, threshold, worst, devices, progress, expected, style))
     said = [subject.described(settings.split) for subject in subjects]
     networks, sources = (" | ".join(part) for part in zip(*said, strict=True))
     labels = "; ".join(dict.fromkeys(subject.labels for subject in subjects if subject.labels))

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from headwater.data.labelled import LabelledImages, load_labelled
-from headwater.evaluation import Progress, Settings
+from headwater.evaluation import Expected, Progress, Settings
 from headwater.evaluation.labels import label_for
 from headwater.experiments.subjects import STYLES, Data, Subject
 from headwater.report.accuracy import label_source
@@ -28,6 +28,7 @@ class Request:
         worst: failed images to look at.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
+        expected: see :func:`headwater.evaluate`.
         style: a name of :data:`~headwater.experiments.subjects.STYLES`.
     """
 
@@ -38,6 +39,7 @@ class Request:
     worst: int
     devices: Sequence[str]
     progress: Progress | None
+    expected: Expected | None = None
     style: str = "published"
 
     @property

@@ -37,7 +37,14 @@ class Table(Experiment):
     def run(self, request: Request) -> Outcome:
         settings = request.settings
         measured = measure_table(
-            self.table, request.models, request.data, settings, request.out, request.devices, request.progress
+            self.table,
+            request.models,
+            request.data,
+            settings,
+            request.out,
+            request.devices,
+            request.progress,
+            request.expected,
         )
         files = [write_text(request.out / "summary.csv", measured.summary.csv())]
         return Outcome(measured.markdown(), files, min(settings.samples, len(request.images.images)))
@@ -130,7 +137,15 @@ class Failures(Experiment):
 
     def _of(self, model: nn.Module, request: Request, out: Path) -> Outcome:
         """One network's failures."""
-        table = evaluate(model, request.data, request.settings, out, devices=request.devices, progress=request.progress)
+        table = evaluate(
+            model,
+            request.data,
+            request.settings,
+            out,
+            devices=request.devices,
+            progress=request.progress,
+            expected=request.expected,
+        )
         analysis = analyse_errors(
             model,
             OURS,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from headwater.data.labelled import LabelledImages
-from headwater.evaluation import Progress, Settings, evaluate, split_accuracy
+from headwater.evaluation import Expected, Progress, Settings, evaluate, split_accuracy
 from headwater.experiments.like_for_like import provenance
 from headwater.experiments.networks import networks_for
 from headwater.experiments.published import CUB, IMAGENET, Row, TableExperiment
@@ -114,6 +114,7 @@ def measure_table(
     out: Path,
     devices: Sequence[str] = (),
     progress: Progress | None = None,
+    expected: Expected | None = None,
 ) -> MeasuredTable:
     """Measure a table's methods, each network in a folder of its own below ``out``.
 
@@ -125,6 +126,7 @@ def measure_table(
         out: run folder; what is there is reused.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
+        expected: likewise, for each network.
     """
     import pandas as pd
 
@@ -135,7 +137,7 @@ def measure_table(
         if mine:
             place = out / f"network-{len(tables)}"
             asked = replace(settings, methods=mine)
-            tables.append(evaluate(model, data, asked, place, devices=devices, progress=progress))
+            tables.append(evaluate(model, data, asked, place, devices=devices, progress=progress, expected=expected))
     methods = tuple(method for method, found in networks.items() if found)
     counts = {method: len(networks[method]) for method in methods}
     known = [a for a in map(Accuracy.of, tables) if a is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -210,3 +211,16 @@ def test_a_full_disk_leaves_no_half_record(tmp_path, monkeypatch):
         write_record(tmp_path, "x", {"made_from": 1}, "made_from")
     assert concerns_all(refused.value), "the others need not be tried"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_a_record_takes_its_name_at_once_and_whole(tmp_path, monkeypatch, links):
+    def refused(path, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refused)
+    names = [write_record(tmp_path, "x", {"made_from": k, "more": "y" * 9999}, "made_from") for k in (1, 2, 1)]
+    assert names == ["x", "x-2", "x"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x-2.json", "x.json"], "no temporary file is left"
+    assert [len(json.loads((tmp_path / f"{name}.json").read_text())["more"]) for name in names] == [9999] * 3

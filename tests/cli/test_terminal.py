@@ -12,7 +12,7 @@ from headwater.errors import DataError
 
 def test_progress_begins_at_once_and_counts_what_this_call_measures(capsys):
     with evaluation_progress(100, 10) as progress:
-        assert capsys.readouterr().err == "measuring up to 100 images; the time is estimated after the first 10\n"
+        assert capsys.readouterr().err == "measuring up to 100 images, 10 at a time\n"
         progress(60, 100, 5.0)  # fifty were there before
         progress(70, 100, 10.0)
         progress(10, 30, 2.0)  # the next run of an experiment
