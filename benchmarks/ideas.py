@@ -22,7 +22,7 @@ from torch.nn import functional
 
 import headwater as hw
 from benchmarks.speed import network, processor
-from headwater.engine import packing
+from headwater.engine import packing, phases
 from headwater.files import write_text
 from headwater.report.tabular import Cell, Table
 
@@ -119,24 +119,12 @@ def half_denominators(layer: Layer) -> tuple[Way, Way]:
     return lambda: layer.forward(w), lambda: packing.convolution(h, half, None, layer.geometry).float()
 
 
-def phases(layer: Layer) -> tuple[Way, Way] | None:
+def by_phases(layer: Layer) -> tuple[Way, Way] | None:
     """The adjoint of a strided convolution to few channels as one convolution to all phases of the stride."""
-    (step, _), (pad, _), *_ = layer.geometry
     w = layer.conv.weight.contiguous(memory_format=LAST)
-    if step == 1 or w.shape[1] > 4:
+    if not phases.pays(w, layer.geometry):
         return None
-    outputs, _, size, _ = w.shape
-    taps = -(-size // step)
-    padded = functional.pad(w, [0, taps * step - size] * 2).unflatten(3, (taps, step)).unflatten(2, (taps, step))
-    kernel = padded.permute(1, 3, 5, 0, 2, 4).flip(4, 5).reshape(-1, outputs, taps, taps).contiguous(memory_format=LAST)
-    rows, columns = layer.h.shape[2:]
-
-    def by_phases() -> Tensor:
-        back = functional.pixel_shuffle(torch.conv2d(layer.s, kernel, None, 1, taps - 1), step)
-        return back[:, :, pad : pad + rows, pad : pad + columns]
-
-    torch.testing.assert_close(by_phases(), layer.adjoint(w), rtol=1e-3, atol=1e-4)
-    return lambda: layer.adjoint(w), by_phases
+    return lambda: layer.adjoint(w), lambda: phases.adjoint(layer.s, w, layer.h, layer.geometry)
 
 
 IDEAS: dict[str, tuple[Callable[[Layer], tuple[Way, Way] | None], str]] = {
@@ -157,7 +145,7 @@ IDEAS: dict[str, tuple[Callable[[Layer], tuple[Way, Way] | None], str]] = {
         "no: less than half of it once weights are packed; logits of rounded weights, and a copy of all of them",
     ),
     "z+ denominators in bfloat16": (half_denominators, "no: shares change by 1e-3"),
-    "adjoint of the first convolution as one over the phases of its stride": (phases, "no: too little"),
+    "adjoint of the first convolution as one over the phases of its stride": (by_phases, "built"),
 }
 
 

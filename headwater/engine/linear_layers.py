@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.engine import packing
+from headwater.engine import packing, phases
 from headwater.engine.graph import Operation, Value
 from headwater.engine.layers import Layer, Lookup
 
@@ -139,7 +139,8 @@ class Convolution(Linear):
     def _backward(self, s: Tensor, w: Tensor, like: Tensor, groups: int) -> Tensor:
         padding, far = self._padding(w)
         like = functional.pad(like, far) if any(far) else like
-        back = packing.adjoint(s, w, like, packing.Geometry(self.stride, padding, self.dilation, groups))
+        geometry = packing.Geometry(self.stride, padding, self.dilation, groups)
+        back = (phases if phases.pays(w, geometry) else packing).adjoint(s, w, like, geometry)
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from helpers import linear_layer
 from torch import nn
 
+from headwater.engine import packing, phases
 from headwater.engine.layer_table import layer_for
 from headwater.engine.trace import trace
 from headwater.errors import UnsupportedOperationError
@@ -40,6 +42,9 @@ CASES = {
     "same, even kernel": nn.Conv2d(4, 6, 4, padding="same"),
     "valid by name": nn.Conv2d(4, 6, 3, padding="valid"),
     "no overlap at the border": nn.Conv2d(4, 6, 2, stride=3),
+    "phases, uneven": nn.Conv2d(4, 16, (5, 7), stride=2, padding=(2, 0)),
+    "phases, wide padding": nn.Conv2d(4, 16, 7, stride=2, padding=5),
+    "phases, patches that leave a border": nn.Conv2d(4, 20, 4, stride=4),
     "average": nn.AvgPool2d(3, 2, 1),
     "average, ceil": nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False),
     "global": nn.AdaptiveAvgPool2d(1),
@@ -76,6 +81,21 @@ def test_transpose_is_the_adjoint_and_in_place_keeps_the_sum(name, layout):
     torch.testing.assert_close((back * h).sum(), (r * z).sum())
     torch.testing.assert_close(share.sum(), r.sum())
     assert (share >= 0).all()
+
+
+def test_first_layers_are_taken_by_phases():
+    taken = {name: phases.pays(m.weight, geometry_of(m)) for name, m in CASES.items() if type(m) is nn.Conv2d}
+    assert [name for name, by_phases in taken.items() if by_phases] == [n for n in CASES if n.startswith("phases")]
+    stems = {"resnet50": True, "convnext_tiny": True, "vit_b_16": True, "efficientnet_b0": False, "vgg11": False}
+    for name, expected in stems.items():
+        with torch.device("meta"):
+            model = torchvision.models.get_model(name, weights=None)
+        conv = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+        assert phases.pays(torch.empty(conv.weight.shape), geometry_of(conv)) is expected, name
+
+
+def geometry_of(conv):
+    return packing.Geometry(conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 @pytest.mark.parametrize(
