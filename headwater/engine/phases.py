@@ -1,6 +1,6 @@
-"""The adjoint of a strided convolution to few channels, such as a network's first, as one convolution without stride.
+r"""The adjoint of a strided convolution to few channels, such as a network's first, as one convolution without stride.
 
-An input at row :math:`r` is reached by the taps :math:`k` of the kernel with :math:`k \\equiv r + p` modulo the stride
+An input at row :math:`r` is reached by the taps :math:`k` of the kernel with :math:`k \equiv r + p` modulo the stride
 (padding p). So the rows fall into as many phases as the stride counts, and so do the columns; each phase of each
 channel is one output channel of a convolution that moves by one. oneDNN computes that faster than an adjoint of three
 channels: ResNet-50's first layer in 0.4 to 0.7 of the time, ViT-B/16's in 0.2 to 0.6 (``python -m benchmarks.ideas``).
