@@ -3,8 +3,8 @@
     python -m benchmarks.compiled [--arch resnet50] [--batch 1 8] [--rounds 9] [--out docs/results/compiled.md]
 
 Both run in turn in one process, several rounds; medians are reported, with the largest difference of the maps. The
-first call of a number of images compiles, into a folder that begins empty. Another process then does the same with what
-that folder holds.
+first call compiles for its number of images, and the first with another number for any, into a folder that begins
+empty. Another process then does the same with what that folder holds.
 """
 
 from __future__ import annotations
@@ -18,18 +18,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 import headwater as hw
-from benchmarks.speed import network, processor
+from benchmarks.speed import ROOT, network, processor
 from headwater.files import write_text
 from headwater.report.tabular import Table
 
 
-def measure(arch: str, batches: Sequence[int], size: int, rounds: int) -> list[tuple[float, float, float, float]]:
-    """For each number of images: seconds of the first compiled call, of a plain and a compiled one, and how far off."""
+@dataclass(frozen=True)
+class Measured:
+    """Seconds for one number of images.
+
+    Attributes:
+        first: the first compiled call, with what it traces and compiles.
+        plain: a plain call.
+        compiled: a compiled one.
+        off: largest difference of the maps, relative to the map's maximum.
+    """
+
+    first: float
+    plain: float
+    compiled: float
+    off: float
+
+
+def measure(arch: str, batches: Sequence[int], size: int, rounds: int) -> list[Measured]:
     model = hw.load_model("tiny20") if arch == "tiny20" else network(arch)
     runs = {"plain": hw.LRP(model), "compiled": hw.LRP(model, compile=True)}
     found = []
@@ -44,8 +61,17 @@ def measure(arch: str, batches: Sequence[int], size: int, rounds: int) -> list[t
                 times[name].append(time.perf_counter() - began)
         plain, compiled = (statistics.median(times[name][1:]) for name in runs)
         off = ((maps["compiled"] - maps["plain"]).abs().max() / maps["plain"].abs().max()).item()
-        found.append((times["compiled"][0], plain, compiled, off))
+        found.append(Measured(times["compiled"][0], plain, compiled, off))
     return found
+
+
+def in_process(arch: str, batches: Sequence[int], size: int, rounds: int, cache: str) -> list[Measured]:
+    """As :func:`measure`, in a process of its own that keeps compiled code in a folder."""
+    command = [sys.executable, "-m", "benchmarks.compiled", "--once", "--arch", arch, "--size", str(size)]
+    command += ["--rounds", str(rounds), "--batch", *map(str, batches)]
+    there = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+    done = subprocess.run(command, cwd=ROOT, env=there, stdout=subprocess.PIPE, text=True, check=True)
+    return [Measured(**found) for found in json.loads(done.stdout.splitlines()[-1])]
 
 
 def main() -> None:
@@ -58,31 +84,20 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
-        print(json.dumps(measure(options.arch[0], options.batch, options.size, options.rounds)))
+        print(json.dumps([asdict(m) for m in measure(options.arch[0], options.batch, options.size, options.rounds)]))
         return
     rows = []
     for arch in options.arch:
-        command = [sys.executable, "-m", "benchmarks.compiled", "--once", "--arch", arch, "--size", str(options.size)]
-        command += ["--rounds", str(options.rounds), "--batch", *map(str, options.batch)]
         with tempfile.TemporaryDirectory() as cache:
-            there = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
-            told = [subprocess.run(command, env=there, capture_output=True, text=True, check=True) for _ in range(2)]
-        first, second = (json.loads(done.stdout.splitlines()[-1]) for done in told)
-        for batch, (compiling, plain, compiled, off), (again, *_) in zip(options.batch, first, second, strict=True):
-            numbers = (f"{plain * 1e3:.0f}", f"{compiled * 1e3:.0f}", f"{compiled / plain:.2f}")
-            rows.append((arch, batch, *numbers, f"{compiling:.0f}", f"{again:.0f}", f"{off:.1e}"))
-    columns = (
-        "network",
-        "images",
-        "plain, ms",
-        "compiled, ms",
-        "ratio",
-        "first call, s",
-        "in another process, s",
-        "map",
-    )
+            first = in_process(arch, options.batch, options.size, options.rounds, cache)
+            second = in_process(arch, options.batch, options.size, 1, cache)
+        for batch, one, other in zip(options.batch, first, second, strict=True):
+            numbers = (f"{one.plain * 1e3:.0f}", f"{one.compiled * 1e3:.0f}", f"{one.compiled / one.plain:.2f}")
+            rows.append((arch, batch, *numbers, f"{one.first:.0f}", f"{other.first:.0f}", f"{one.off:.1e}"))
+    times = ("plain, ms", "compiled, ms", "ratio", "first call, s", "in another process, s")
+    columns = ("network", "images", *times, "difference of the maps")
     about = f"{options.size} x {options.size}; {processor()}; torch {torch.__version__.split('+')[0]}; "
-    table = Table((*columns, "difference of the maps"), rows, align="lrrrrrrr").markdown()
+    table = Table(columns, rows, align="lrrrrrrr").markdown()
     what = (__doc__ or "").split("\n\n", 2)[2].strip()
     text = "\n\n".join(["# Results: compiled", what, about + time.strftime("%Y-%m-%d") + ".", table]) + "\n"
     print(text)

@@ -246,7 +246,9 @@ def in_process(case: Case, *more: str) -> str:
     command = [sys.executable, "-m", "benchmarks.speed", *options, "--size", str(case.size), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {done.returncode} (-9: killed, for memory perhaps):\n{done.stderr}"
+        )
     return done.stdout.splitlines()[-1]
 
 
@@ -328,8 +330,9 @@ def page(kept: Mapping[str, Any]) -> str:
     columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
     times = Table(columns, rows, align="lrllrrrrrr").markdown()
     what = (__doc__ or "").split("\n\n", 2)[2].split("\n\n")[0].strip()
-    before = f" `before` is the package at commit {kept['before']}." if kept.get("before") else ""
-    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.{before}", times]
+    before = f"; headwater at commit {kept['commit']}" if kept.get("commit") else ""
+    before += f", `before` at {kept['before']}" if kept.get("before") else ""
+    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}{before}.", times]
     if peaks:
         sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio", "recompute, MiB", "ratio")
         parts += ["## Memory", "Peak, weights included, each in a fresh process; `recompute` is `LRP(recompute=True)`."]
@@ -359,6 +362,12 @@ def processor() -> str:
     lines = known.read_text().splitlines() if known.is_file() else []
     name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
     return f"{torch.get_num_threads()} threads, {name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def commit() -> str:
+    """What is measured, "-dirty" where files differ from it; empty outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> None:
@@ -408,6 +417,7 @@ def main() -> None:
             found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
         kept["cases"][key] = found
         kept["before"] = options.before or kept.get("before")
+        kept["commit"] = commit()
         write_text(KEPT, json.dumps(kept))
         print(page({**kept, "cases": {key: found}}), flush=True)
     if options.out:

@@ -1,7 +1,8 @@
 """Result files and run folders.
 
-A file is written under a unique temporary name and renamed, so it is either whole or not there. No file of another
-result is overwritten, and no run continues in the folder of another.
+A file is written under a unique temporary name and renamed, so it is either whole or not there. (A record's name is a
+hard link to the temporary file; where a file system has none, it is reserved by an empty file first.) No file of
+another result is overwritten, and no run continues in the folder of another.
 """
 
 from __future__ import annotations
@@ -222,9 +223,13 @@ def _name_once(file: Path, path: Path) -> None:
         path.hardlink_to(file)
     except FileExistsError:
         raise
-    except OSError:  # a file system without hard links: reserve the name, then put the file there
+    except (OSError, NotImplementedError):  # no hard links here: reserve the name, then put the file there
         path.open("xb").close()
-        file.replace(path)
+        try:
+            file.replace(path)
+        except OSError:
+            _remove(path)
+            raise
 
 
 def _unused(folder: Path) -> Path:

@@ -140,7 +140,8 @@ class Convolution(Linear):
         padding, far = self._padding(w)
         like = functional.pad(like, far) if any(far) else like
         geometry = packing.Geometry(self.stride, padding, self.dilation, groups)
-        back = (phases if phases.pays(w, geometry) else packing).adjoint(s, w, like, geometry)
+        adjoint = phases.adjoint if phases.pays(w, geometry) else packing.adjoint
+        back = adjoint(s, w, like, geometry)
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 

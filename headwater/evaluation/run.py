@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, float], None]
 """Called after each chunk with images done, images in all, seconds since the start."""
 Expected = Callable[[Estimate, int], None]
-"""Called with the estimate of a run's time and the number of images that it is for."""
+"""Called with the estimate of a run's time on one device, and the number of images that it is for."""
 
 
 def evaluate(
@@ -84,8 +84,9 @@ def evaluate(
         engine: what spreads the chunks over workers, such as :class:`headwater.cluster.Ray`, instead of ``devices``;
             the table is the same.
         progress: called after every chunk.
-        expected: called before the first image is measured with :func:`~headwater.evaluation.estimate` for those that
-            are left; not where none is, nor with an engine, whose workers are other machines.
+        expected: called before the first image is measured, with :func:`~headwater.evaluation.estimate` for those that
+            are left, on the first of the devices; not where none is left, nor with an engine, whose workers are other
+            machines.
         command: that this was called by, for the report.
 
     Returns:
@@ -130,7 +131,8 @@ def evaluate(
     done = len(chosen) - sum(len(chunks[k]) for k in todo)
     if expected is not None and todo and engine is None:
         left = len(chosen) - done
-        expected(estimate(model, replace(settings, samples=left), preprocessing), left)
+        where = copy.deepcopy(shared_copy(model)).to(devices[0]) if devices else model
+        expected(estimate(where, replace(settings, samples=left), card.preprocessing), left)
     began = time.monotonic()
     if engine is not None:
         make = functools.partial(worker_on, copy.deepcopy(shared_copy(model)).cpu(), card.preprocessing, settings)

@@ -74,7 +74,7 @@ def reproduce(
         worst: how many failed images are shown, lowest ID first, for the same two.
         devices: see :func:`headwater.evaluate`.
         progress: see :func:`headwater.evaluate`.
-        expected: likewise, for each network.
+        expected: likewise, for each network, by tables and the two experiments on failures.
         style: of the maps in figures: ``"published"``, as the authors drew them (their variant of the method,
             quantized, positive part, jet), or ``"headwater"`` (the exact variant, not quantized, in the colours used
             elsewhere).

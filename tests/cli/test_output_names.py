@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -129,8 +130,12 @@ def test_one_that_cannot_be_saved_does_not_stop_the_others(tmp_path, photo, monk
             raise OSError(errno.EINVAL, "Invalid argument")
         return opened(path, mode, *args, **options)
 
-    opened = Path.open
+    def refusing_links(path: Path, target: Path):
+        refusing(path, "x") if path.name.startswith("bad") else linked(path, target)
+
+    opened, linked = Path.open, Path.hardlink_to
     monkeypatch.setattr(Path, "open", refusing)
+    monkeypatch.setattr(Path, "hardlink_to", refusing_links)
     images, out = [photo(tmp_path / name) for name in ("a.png", "bad.png", "c.png")], tmp_path / "out"
     done = CliRunner().invoke(app, ["explain", *map(str, images), "--model", "tiny20", "--out", str(out)])
     assert done.exit_code == 1
@@ -214,13 +219,34 @@ def test_a_full_disk_leaves_no_half_record(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
-def test_a_record_takes_its_name_at_once_and_whole(tmp_path, monkeypatch, links):
-    def refused(path, target):
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+def test_a_record_takes_its_name_whole(tmp_path, monkeypatch, links):
+    def link(path, target):
+        assert json.loads(target.read_text()) and not path.exists(), "written before it gets its name"
+        if not links:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        linked(path, target)
 
-    if not links:
-        monkeypatch.setattr(Path, "hardlink_to", refused)
+    linked = Path.hardlink_to
+    monkeypatch.setattr(Path, "hardlink_to", link)
     names = [write_record(tmp_path, "x", {"made_from": k, "more": "y" * 9999}, "made_from") for k in (1, 2, 1)]
     assert names == ["x", "x-2", "x"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x-2.json", "x.json"], "no temporary file is left"
     assert [len(json.loads((tmp_path / f"{name}.json").read_text())["more"]) for name in names] == [9999] * 3
+
+
+def test_without_hard_links_a_name_is_given_back_if_the_record_cannot_be_put_there(tmp_path, monkeypatch):
+    def refused(*_: Path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
+        write_record(tmp_path, "x", {"made_from": 1}, "made_from")
+    assert not list(tmp_path.iterdir())
+
+
+def test_threads_that_want_one_name_get_two(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda k: write_record(tmp_path, "x", {"made_from": k}, "made_from"), range(16)))
+    assert len(set(names)) == 16
+    assert sorted(json.loads(path.read_text())["made_from"] for path in tmp_path.iterdir()) == list(range(16))

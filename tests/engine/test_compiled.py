@@ -58,6 +58,16 @@ def test_compiled_classes_against_others_and_scales(tiny, images, backend):
             compiled(images, against=against, scales=False)
 
 
+def test_compiled_first_layer_by_phases(backend):
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 16, 7, stride=2, padding=3)
+    model = nn.Sequential(stem, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).eval()
+    compiled = hw.LRP(model, compile=True)
+    for count in (1, 3, 2):
+        x = torch.randn(count, 3, 21, 18, generator=torch.Generator().manual_seed(count))
+        assert_same(compiled(x), hw.LRP(model)(x))
+
+
 def test_compiled_in_half_precision_relevance_is_single(tiny, images, backend):
     tiny, images = tiny.bfloat16(), images.bfloat16()
     e, expected = hw.LRP(tiny, compile=True)(images), hw.LRP(tiny)(images)

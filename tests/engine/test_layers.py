@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -83,8 +85,23 @@ def test_transpose_is_the_adjoint_and_in_place_keeps_the_sum(name, layout):
     assert (share >= 0).all()
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("phases")])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_phases_give_the_adjoint(name, layout, dtype):
+    conv = CASES[name]
+    w, geometry = conv.weight.detach().to(dtype), geometry_of(conv)
+    h = torch.zeros(2, 4, 23, 18, dtype=dtype).contiguous(memory_format=layout)
+    s = torch.rand_like(torch.conv2d(h, w, None, conv.stride, conv.padding)).contiguous(memory_format=layout)
+    back = phases.adjoint(s, w, h, geometry)
+    torch.testing.assert_close(back, packing.adjoint(s, w, h, geometry))
+    assert back.is_contiguous(memory_format=torch.channels_last), "a tensor of its own, no window into another"
+    torch.testing.assert_close(back[:1], phases.adjoint(s[:1], w, h[:1], geometry))
+
+
 def test_first_layers_are_taken_by_phases():
-    taken = {name: phases.pays(m.weight, geometry_of(m)) for name, m in CASES.items() if type(m) is nn.Conv2d}
+    convolutions = {name: copy.deepcopy(m).float() for name, m in CASES.items() if type(m) is nn.Conv2d}
+    taken = {name: phases.pays(m.weight, geometry_of(m)) for name, m in convolutions.items()}
     assert [name for name, by_phases in taken.items() if by_phases] == [n for n in CASES if n.startswith("phases")]
     stems = {"resnet50": True, "convnext_tiny": True, "vit_b_16": True, "efficientnet_b0": False, "vgg11": False}
     for name, expected in stems.items():

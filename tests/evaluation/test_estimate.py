@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
-from dataclasses import replace
 
 import pytest
 import torch
@@ -58,20 +56,35 @@ def test_what_it_says():
 
 
 def test_it_is_for_the_images_that_are_left(tmp_path, shared):
-    data, settings, told = str(shared / "data" / "tiny20"), Settings(("random",), 3, step=2048, batch_size=1), []
-    settings = replace(settings, labels="predicted")
-    model = hw.load_model("tiny20")
+    data, model, told = str(shared / "data" / "tiny20"), hw.load_model("tiny20"), []
+    settings = Settings(("random",), 3, step=2048, batch_size=1, labels="predicted")
 
-    def measure():
-        hw.evaluate(model, data, settings, tmp_path, expected=lambda found, left: told.append((left, found.passes)))
+    def measure(**options):
+        hw.evaluate(
+            model, data, settings, tmp_path, expected=lambda found, left: told.append((left, found.passes)), **options
+        )
 
     measure()
     (tmp_path / "rows" / "000001.parquet").unlink()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a chunk's checksum without the chunk
-        measure()
+    measure(devices=["cpu", "cpu"])
     measure()
     assert told == [(3, 8), (1, 8)], "2 steps, 2 curves, 2 protocols; the third run has nothing to do"
+
+
+def test_an_engine_is_not_estimated(tmp_path, shared):
+    class Here:
+        def run(self, make, chunks, todo):
+            worker = make("cpu")
+            yield from ((k, worker.rows(chunks[k])) for k in todo)
+
+    def refused(*_):
+        raise AssertionError("the workers are other machines")
+
+    settings = Settings(("random",), 2, step=2048, labels="predicted")
+    table = hw.evaluate(
+        hw.load_model("tiny20"), str(shared / "data" / "tiny20"), settings, tmp_path, engine=Here(), expected=refused
+    )
+    assert len(table) == 2
 
 
 def test_the_commands_say_it(tmp_path, shared):
