@@ -39,10 +39,10 @@ class Layer:
     s: Tensor
 
     @property
-    def geometry(self) -> packing.Geometry:
+    def geometry(self) -> phases.Geometry:
         conv = self.conv
         assert not isinstance(conv.padding, str)
-        return packing.Geometry(list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
+        return phases.Geometry(list(conv.stride), list(conv.padding), list(conv.dilation), conv.groups)
 
     @property
     def is_product(self) -> bool:
@@ -124,7 +124,13 @@ def by_phases(layer: Layer) -> tuple[Way, Way] | None:
     w = layer.conv.weight.contiguous(memory_format=LAST)
     if not phases.pays(w, layer.geometry):
         return None
-    return lambda: layer.adjoint(w), lambda: phases.adjoint(layer.s, w, layer.h, layer.geometry)
+    stride, padding, dilation, groups = layer.geometry
+
+    def as_one() -> object:
+        geometry = (stride, padding, dilation, False, [0, 0], groups)
+        return torch.ops.aten.convolution_backward(layer.s, layer.h, w, None, *geometry, [True, False, False])
+
+    return as_one, lambda: phases.adjoint(layer.s, w, layer.h, layer.geometry)
 
 
 IDEAS: dict[str, tuple[Callable[[Layer], tuple[Way, Way] | None], str]] = {

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.engine import packing, phases
+from headwater.engine import packing
 from headwater.engine.graph import Operation, Value
 from headwater.engine.layers import Layer, Lookup
+from headwater.engine.phases import Geometry
 
 aten = torch.ops.aten
 
@@ -134,14 +135,13 @@ class Convolution(Linear):
     def _forward(self, h: Tensor, w: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         padding, far = self._padding(w)
         h = functional.pad(h, far) if any(far) else h
-        return packing.convolution(h, w, bias, packing.Geometry(self.stride, padding, self.dilation, groups))
+        return packing.convolution(h, w, bias, Geometry(self.stride, padding, self.dilation, groups))
 
     def _backward(self, s: Tensor, w: Tensor, like: Tensor, groups: int) -> Tensor:
         padding, far = self._padding(w)
         like = functional.pad(like, far) if any(far) else like
-        geometry = packing.Geometry(self.stride, padding, self.dilation, groups)
-        adjoint = phases.adjoint if phases.pays(w, geometry) else packing.adjoint
-        back = adjoint(s, w, like, geometry)
+        geometry = Geometry(self.stride, padding, self.dilation, groups)
+        back = packing.adjoint(s, w, like, geometry)
         return functional.pad(back, [-e for e in far]) if any(far) else back
 
 

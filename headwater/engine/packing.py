@@ -10,14 +10,17 @@ network's own by rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from headwater.engine import phases
+from headwater.engine.phases import Geometry
 
 _MOST_PIXELS = 256
 """Pixels of the output, of all images together, up to which a weight is packed here; more are not worth the memory."""
@@ -36,15 +39,6 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and all(
     )
 )
 """These operations are torch's own means for compiled networks, and promised to nobody."""
-
-
-class Geometry(NamedTuple):
-    """How a convolution moves over its input, in the order of the arguments of ``torch.convolution``."""
-
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int]
-    groups: int
 
 
 Packed = dict[str, tuple[Any, Tensor]]
@@ -83,8 +77,8 @@ def convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -
 
 
 def adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
-    """The adjoint of :func:`convolution`, from outputs ``s`` to inputs shaped as ``like``."""
-    if _recorded(w, like, geometry):
+    """The adjoint of :func:`convolution`, from outputs ``s`` to inputs like ``like``, by phases where that pays."""
+    if _recorded(w, like, geometry) or (_recording.get() and phases.pays(w, geometry) and not _transformed()):
         return _adjoint_operation(s, w, like, *geometry)
     return _adjoint(s, w, like, geometry)
 
@@ -98,6 +92,8 @@ def _convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 
 def _adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
+    if phases.pays(w, geometry) and not _observed():
+        return phases.adjoint(s, w, like, geometry)
     stride, padding, dilation, groups = geometry
     if not _pays(w, like, geometry):
         back, _, _ = _ATEN.convolution_backward(
@@ -156,21 +152,17 @@ def _pays(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
 
 def _observed() -> bool:
     """Whether something traces, watches or differentiates operations, and would not know those of oneDNN."""
-    return bool(
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or _transformed())
+
+
+def _transformed() -> bool:
+    """Whether a transform of functorch, such as ``vjp``, is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _recorded(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
     """Whether a trace is to call this module: where that pays for one image at least."""
-    return (
-        _recording.get()
-        and _fits(w)
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and _pixels(h, geometry) <= _most_pixels(w)
-    )
+    return _recording.get() and _fits(w) and not _transformed() and _pixels(h, geometry) <= _most_pixels(w)
 
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"

@@ -9,11 +9,22 @@ eight images; ``python -m benchmarks.ideas``). Values differ from the adjoint's 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.engine.packing import Geometry
+
+class Geometry(NamedTuple):
+    """How a convolution moves over its input, in the order of the arguments of ``torch.convolution``."""
+
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+
 
 _MOST_CHANNELS = 4
 _FEWEST_WEIGHTS = 2**10
