@@ -40,8 +40,10 @@ import torchvision
 from torch import Tensor, nn
 
 import headwater as hw
+from headwater.composites import First
 from headwater.files import write_text
 from headwater.report.tabular import Cell, Table
+from headwater.rules import Epsilon, Flat
 
 Run = Callable[[Tensor], object]
 REFERENCE = "forward + input gradient"
@@ -92,6 +94,12 @@ def zennit(model: nn.Module) -> Run:
             return attributor(x, classes)
 
     return run
+
+
+def epsilon_plus_flat() -> hw.Composite:
+    """The rules of zennit's composite of this name, so that both do the same: no z+ at dense layers."""
+    dense = (lambda place: place.kind == "linear", Epsilon(threshold=0, fallback=False))
+    return hw.load_composite("otsuki2024").prepend((First(), Flat()), dense, name="epsilon plus flat", strict=False)
 
 
 def captum(model: nn.Module) -> Run:
@@ -163,6 +171,7 @@ class Case:
             f"{OURS}, recompute": lambda: hw.LRP(self.network(), recompute=True),
             "headwater headwater": lambda: hw.LRP(self.network(), "headwater"),
             "headwater otsuki2024-published": lambda: hw.LRP(self.network(), "otsuki2024-published"),
+            "headwater, zennit's rules": lambda: hw.LRP(self.network(), epsilon_plus_flat()),
         }
         if before:
             made[f"{OURS}, before"] = lambda: earlier(before)(self.network())
