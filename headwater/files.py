@@ -12,7 +12,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,10 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
         OutputError: the folder cannot be made or written to; what stood at ``path`` before is still there.
     """
     path = Path(path)
-    temporary = _unused(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content)
-        temporary.replace(path)
+        with _written(path.parent, content) as file:
+            file.replace(path)
     except OSError as error:
-        _remove(temporary)
         raise _unwritable(path, error.strerror or str(error)) from error
     return path
 
@@ -196,21 +192,29 @@ def _create(path: Path, content: str) -> bool:
     Returns:
         Whether it was written.
     """
-    temporary = _unused(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content.encode())
-        _name_once(temporary, path)
+        with _written(path.parent, content.encode()) as file:
+            _name_once(file, path)
     except FileExistsError:
         if path.parent.is_dir():
             return False
         raise _unwritable(path, "its folder is a file") from None
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
-    finally:
-        _remove(temporary)
     return True
+
+
+@contextlib.contextmanager
+def _written(folder: Path, content: bytes) -> Iterator[Path]:
+    """A hidden file with this content in a folder, created if need be, to be given a name; removed if it gets none."""
+    file = _unused(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file.open("xb") as stream:
+            stream.write(content)
+        yield file
+    finally:
+        _remove(file)
 
 
 def _name_once(file: Path, path: Path) -> None:
