@@ -71,14 +71,14 @@ def recording() -> Iterator[None]:
 
 def convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """A convolution of any dimension."""
-    if _recorded(w, h, geometry):
+    if _records() and _may_pay(w, h, geometry):
         return _convolution_operation(h, w, bias, *geometry)
     return _convolution(h, w, bias, geometry)
 
 
 def adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
     """The adjoint of :func:`convolution`, from outputs ``s`` to inputs like ``like``, by phases where that pays."""
-    if _recorded(w, like, geometry) or (_recording.get() and phases.pays(w, geometry) and not _transformed()):
+    if _records() and (phases.pays(w, geometry) or _may_pay(w, like, geometry)):
         return _adjoint_operation(s, w, like, *geometry)
     return _adjoint(s, w, like, geometry)
 
@@ -160,9 +160,14 @@ def _transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
-def _recorded(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
-    """Whether a trace is to call this module: where that pays for one image at least."""
-    return _recording.get() and _fits(w) and not _transformed() and _pixels(h, geometry) <= _most_pixels(w)
+def _records() -> bool:
+    """Whether a trace is to call this module when it is run."""
+    return _recording.get() and not _transformed()
+
+
+def _may_pay(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
+    """Whether :func:`_pays` holds for one image at least."""
+    return _fits(w) and _pixels(h, geometry) <= _most_pixels(w)
 
 
 _GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups"
