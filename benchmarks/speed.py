@@ -288,8 +288,8 @@ def status(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def rows_of(case: Case, runs: Sequence[dict[str, list[float] | str]]) -> list[Sequence[Cell]]:
-    """Each contender's row: milliseconds, images per second, ratio with its quartiles and the range of the runs."""
+def rows_of(case: Case, runs: Sequence[dict[str, list[float] | str]], commit: str) -> list[Sequence[Cell]]:
+    """Each contender's row: time, images per second, ratio with its quartiles and the range of the runs, commit."""
     first = runs[0]
     known = {name: [run[name] for run in runs] for name in first}
     medians = {
@@ -303,7 +303,7 @@ def rows_of(case: Case, runs: Sequence[dict[str, list[float] | str]]) -> list[Se
     for name, found in known.items():
         if name not in medians:
             reason = next(times for times in found if isinstance(times, str))
-            rows.append((*about, name, f"failed: {reason}", None, None, None, None, None))
+            rows.append((*about, name, f"failed: {reason}", None, None, None, None, None, commit))
             continue
         by_run = [[a / b for a, b in zip(run[name], run[reference], strict=True)] for run in runs]
         ratios = [ratio for mine in by_run for ratio in mine]
@@ -319,6 +319,7 @@ def rows_of(case: Case, runs: Sequence[dict[str, list[float] | str]]) -> list[Se
                 f"{low:.2f} to {high:.2f}",
                 f"{min(between):.2f} to {max(between):.2f}",
                 f"{len(runs)} x {len(by_run[0])}",
+                commit,
             )
         )
     return rows
@@ -331,17 +332,16 @@ def page(kept: Mapping[str, Any]) -> str:
     profiles: list[Sequence[Cell]] = []
     for key, found in kept["cases"].items():
         case = Case(**json.loads(key))
-        rows += rows_of(case, found["runs"])
+        rows += rows_of(case, found["runs"], found.get("commit", ""))
         profiles += found.get("profile", [])
         if base := found["peaks"].get("gradient"):
             others = [cell for p in ("lrp", "recompute") for cell in of_base(found["peaks"][p], base)]
             peaks.append((case.arch, case.batch, case.dtype, f"{base:.0f}", *others))
     columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
-    times = Table(columns, rows, align="lrllrrrrrr").markdown()
+    times = Table((*columns, "commit"), rows, align="lrllrrrrrrl").markdown()
     what = (__doc__ or "").split("\n\n", 2)[2].split("\n\n")[0].strip()
-    before = f"; headwater at commit {kept['commit']}" if kept.get("commit") else ""
-    before += f", `before` at {kept['before']}" if kept.get("before") else ""
-    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}{before}.", times]
+    before = f" `before` is the package at commit {kept['before']}." if kept.get("before") else ""
+    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.{before}", times]
     if peaks:
         sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio", "recompute, MiB", "ratio")
         parts += ["## Memory", "Peak, weights included, each in a fresh process; `recompute` is `LRP(recompute=True)`."]
@@ -419,14 +419,13 @@ def main() -> None:
         once = ["--once", "--rounds", str(options.rounds), "--before", options.before]
         once += ["--without", *options.without] if options.without else []
         runs = [json.loads(in_process(case, *once)) for _ in range(options.runs)]
-        found: dict[str, Any] = {"runs": runs, "peaks": {}}
+        found: dict[str, Any] = {"runs": runs, "peaks": {}, "commit": commit()}
         if Path("/proc/self/clear_refs").exists():
             found["peaks"] = {what: memory(case, what) for what in ("gradient", "lrp", "recompute")}
         if options.profile:
             found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
         kept["cases"][key] = found
         kept["before"] = options.before or kept.get("before")
-        kept["commit"] = commit()
         write_text(KEPT, json.dumps(kept))
         print(page({**kept, "cases": {key: found}}), flush=True)
     if options.out:
