@@ -49,7 +49,7 @@ _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 def cache(w: Tensor) -> None:
     """Keep this weight packed for as long as the tensor lives. Its values must not change."""
-    if _fits(w) and not _observed() and w not in _cached:
+    if _fits(w) and not observed() and w not in _cached:
         _cached[w] = Packed()
 
 
@@ -92,7 +92,7 @@ def _convolution(h: Tensor, w: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 
 def _adjoint(s: Tensor, w: Tensor, like: Tensor, geometry: Geometry) -> Tensor:
-    if phases.pays(w, geometry) and not _observed():
+    if phases.pays(w, geometry) and not observed():
         return phases.adjoint(s, w, like, geometry)
     stride, padding, dilation, groups = geometry
     if not _pays(w, like, geometry):
@@ -142,7 +142,7 @@ def _pays(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
     """Whether the convolution with input ``h`` is one to pack the weight for."""
     return (
         _fits(w)
-        and not _observed()
+        and not observed()
         and h.dtype == torch.float32
         and h.shape[0] * _pixels(h, geometry) <= _most_pixels(w)
         and bool(torch.backends.mkldnn.enabled)
@@ -150,7 +150,7 @@ def _pays(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
     )
 
 
-def _observed() -> bool:
+def observed() -> bool:
     """Whether something traces, watches or differentiates operations, and would not know those of oneDNN."""
     return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or _transformed())
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import linear_layer
 from torch import nn
 
+from headwater.engine import linear_rules
 from headwater.errors import InputError
 from headwater.rules import (
     AlphaBeta,
@@ -107,6 +110,29 @@ def test_alpha_beta_weighs_positive_against_negative():
 def test_a_unit_that_nothing_contributes_to_hands_on_in_equal_parts(rule):
     shares = apply(rule, h=torch.zeros_like(H))
     torch.testing.assert_close(shares, (R.sum(1, keepdim=True) / 6).expand(2, 6))
+
+
+@pytest.mark.parametrize("rule", [ZPlus(), AlphaBeta()])
+@pytest.mark.parametrize("blank", [(), (slice(0, 3), 0), (slice(None), slice(None), slice(2, 9), slice(2, 9))])
+def test_outputs_too_many_to_follow_their_rounding_hand_on_all_and_by_the_same_shares(rule, blank, monkeypatch):
+    module = nn.Conv2d(4, 32, 3, padding=1)
+    random = torch.Generator().manual_seed(5)
+    h, r = torch.randn(3, 4, 16, 16, generator=random), torch.randn(3, 32, 16, 16, generator=random)
+    if blank:
+        h[blank] = 0  # so that some units, or none, have nothing to share by
+    assert r.numel() >= linear_rules._MANY
+    shares = apply(rule, module, h, r)
+    torch.testing.assert_close(shares.double().sum((1, 2, 3)), r.double().sum((1, 2, 3)), atol=2e-4, rtol=0)
+    monkeypatch.setattr(linear_rules, "_MANY", 10**9)
+    torch.testing.assert_close(shares, apply(rule, module, h, r))
+
+
+def test_shares_of_parts_that_lack_some_leave_it_to_the_fallback():
+    class Half(ZPlus):
+        def parts(self, h, prepared):
+            return [replace(part, share=0.5) for part in super().parts(h, prepared)]
+
+    torch.testing.assert_close(apply(Half()).sum(1), R.sum(1))
 
 
 def test_without_fallback_such_a_unit_loses_its_relevance():
