@@ -117,14 +117,9 @@ def redistribute(
     left = beside * relevance if fallback and beside else None  # what the fallback is to hand on, shaped as the output
     for part in parts:
         given = relevance if part.share == 1 else part.share * relevance
-        z, s = _quotients(layer, part, given, eps)
+        s, rest = _quotients(layer, part, given, eps, fallback)
         quotients.append((s, part.terms))
-        if _complete(s, part, eps):
-            continue
-        # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
-        s.nan_to_num_(0.0, 0.0, 0.0)
-        if fallback:  # the remainder takes the memory of the denominators, which nothing needs any more
-            rest = torch.addcmul(given, s, z, value=-1, out=z) if z.shape == given.shape else given - s * z
+        if rest is not None:
             left = rest if left is None else left.add_(rest)
     back = None if left is None else layer.spread_remainder(left, parts[0].terms[0][1], like)
     in_place = not torch.is_grad_enabled()
@@ -136,8 +131,10 @@ def redistribute(
     return back
 
 
-def _quotients(layer: Linear, part: Part, relevance: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Each output's sum of contributions, and its relevance over that; both shaped as the output."""
+def _quotients(
+    layer: Linear, part: Part, relevance: Tensor, eps: float, fallback: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Relevance over each output's sum of contributions, and what the fallback is to hand on; shaped as the output."""
     (a, w), *further = part.terms
     z = layer.apply(a, w, part.bias)
     size = None if part.sizes is None else layer.apply(*part.sizes)
@@ -145,23 +142,34 @@ def _quotients(layer: Linear, part: Part, relevance: Tensor, eps: float) -> tupl
         more = layer.apply(a, w)
         z = z + more
         size = None if size is None else size + more
-    s = relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z)
-    return z, s if size is None else s.masked_fill_(z.abs() < part.threshold * size, 0)
+    # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
+    if size is None and not eps and _many(z, relevance):
+        s = torch.div(relevance, z, out=z)
+        if s.sum().isfinite():
+            return s, None
+        lost = s.isfinite().logical_not_()
+        return s.masked_fill_(lost, 0), relevance * lost if fallback else None
+    s = (relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z)).nan_to_num_(0.0, 0.0, 0.0)
+    if size is not None:
+        s.masked_fill_(z.abs() < part.threshold * size, 0)
+    if not fallback:
+        return s, None
+    # The remainder takes the memory of the denominators, which nothing needs any more.
+    same = z.shape == relevance.shape
+    return s, torch.addcmul(relevance, s, z, value=-1, out=z) if same else relevance - s * z
 
 
-def _complete(s: Tensor, part: Part, eps: float) -> bool:
-    """Whether these quotients hand on all of the relevance, so that rounding alone is left over.
+def _many(z: Tensor, relevance: Tensor) -> bool:
+    """Whether the outputs are so many that the rounding errors of their quotients average out, and need no fallback.
 
-    To know it spares three passes over the outputs. It is asked on the CPU alone, where it costs one, and of many
-    outputs: the rounding errors of few do not average out.
+    That spares passes over them, and memory. Only on the CPU: another device would have to be waited for.
     """
     return (
-        not eps
-        and part.sizes is None
-        and s.device.type == "cpu"
-        and s.numel() >= _MANY
+        z.device.type == "cpu"
+        and z.numel() >= _MANY
+        and z.shape == relevance.shape
         and not packing.observed()
-        and bool(s.sum().isfinite())
+        and not torch.is_grad_enabled()
     )
 
 
