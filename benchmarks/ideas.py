@@ -133,6 +133,42 @@ def by_phases(layer: Layer) -> tuple[Way, Way] | None:
     return as_one, lambda: phases.adjoint(layer.s, w, layer.h, layer.geometry)
 
 
+def rounding_left(layer: Layer) -> tuple[Way, Way]:
+    """The passes around the convolutions of a sweep: with the remainder of every quotient followed, and without."""
+    z, given = 1 + torch.rand_like(layer.s), torch.rand_like(layer.h)
+
+    def followed() -> Tensor:
+        s = (layer.s / z).nan_to_num_(0.0, 0.0, 0.0)
+        left = torch.addcmul(layer.s, s, z, value=-1).mean(1, keepdim=True)
+        each = left.mean((2, 3), keepdim=True).expand(layer.h.shape)  # its place does not matter to the time
+        return torch.addcmul(each, given, layer.h, out=given)
+
+    def spared() -> Tensor:
+        s = torch.div(layer.s, z, out=z)
+        assert s.sum().isfinite()
+        return given.mul_(layer.h)
+
+    return followed, spared
+
+
+def adjoint_times_input(layer: Layer) -> tuple[Way, Way] | None:
+    """The adjoint and the product with the input, as one convolution with the product as oneDNN's last operation."""
+    stride, padding, dilation, groups = layer.geometry
+    if list(stride) != [1, 1] or groups > 1 or layer.h.numel() < 4 * layer.conv.weight.numel():
+        return None
+    w = layer.conv.weight.contiguous(memory_format=LAST)
+    turned = w.transpose(0, 1).flip(2, 3).contiguous(memory_format=LAST)
+    around = [d * (k - 1) - p for d, k, p in zip(dilation, w.shape[2:], padding, strict=True)]
+
+    def fused() -> Tensor:
+        moves = (around, [1, 1], dilation, 1)
+        return torch.ops.mkldnn._convolution_pointwise(
+            layer.s, layer.h, turned, None, *moves, "mul", None, None, [], None
+        )
+
+    return lambda: layer.adjoint(w).mul_(layer.h), fused
+
+
 IDEAS: dict[str, tuple[Callable[[Layer], tuple[Way, Way] | None], str]] = {
     "z+ weights packed once (forward and back)": (
         packed_weights,
@@ -151,6 +187,8 @@ IDEAS: dict[str, tuple[Callable[[Layer], tuple[Way, Way] | None], str]] = {
         "no: less than half of it once weights are packed; logits of rounded weights, and a copy of all of them",
     ),
     "z+ denominators in bfloat16": (half_denominators, "no: shares change by 1e-3"),
+    "rounding of many outputs' quotients left alone": (rounding_left, "built, for 16,384 outputs and more"),
+    "adjoint and product with the input as one convolution": (adjoint_times_input, "no"),
     "adjoint of the first convolution as one over the phases of its stride": (by_phases, "built"),
 }
 

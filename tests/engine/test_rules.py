@@ -127,6 +127,19 @@ def test_outputs_too_many_to_follow_their_rounding_hand_on_all_and_by_the_same_s
     torch.testing.assert_close(shares, apply(rule, module, h, r))
 
 
+@pytest.mark.parametrize("shape", [(2, 6), (4, 3, 64, 64)])
+@pytest.mark.parametrize("fallback", [True, False])
+def test_an_operation_that_returns_a_view_keeps_its_input(shape, fallback):
+    h, r = 1 + torch.rand(shape), torch.randn(shape)
+    layer, before = linear_layer(nn.AvgPool1d(1), torch.rand(2, 3, 8)), h.clone()
+    layer.apply = lambda h, w, bias=None: h.view_as(h)
+    layer.transpose = layer.spread_remainder = lambda s, w, like: s.clone()
+    with torch.no_grad():
+        (shares,) = ZPlus(fallback=fallback)(layer, (None,), [h], r)
+    torch.testing.assert_close(shares, r)
+    assert torch.equal(h, before)
+
+
 def test_shares_of_parts_that_lack_some_leave_it_to_the_fallback():
     class Half(ZPlus):
         def parts(self, h, prepared):
