@@ -1,7 +1,9 @@
 """Run a network with its relevance map by ONNX Runtime alone; neither Headwater nor PyTorch is needed.
 
     headwater export --model tiny20 --pixels --out explainer.onnx
-    python examples/exported.py explainer.onnx examples/tabby.jpg map.png
+    python examples/exported.py explainer.onnx examples/tabby.jpg map.png [CLASS]
+
+CLASS is the number of the class to explain, for a graph that was exported with ``--target input``.
 
 Needs numpy, pillow and onnxruntime. Prints the class, its probability, and the account: what the map sums to.
 """
@@ -17,7 +19,7 @@ import onnxruntime
 from PIL import Image
 
 
-def main(graph: str, photo: str, out: str) -> None:
+def main(graph: str, photo: str, out: str, target: str | None = None) -> None:
     """Explain one photograph and draw its map."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["headwater"])
@@ -27,8 +29,13 @@ def main(graph: str, photo: str, out: str) -> None:
     if about["values"] == "normalised":
         mean, std = (np.array(about[name], dtype=np.float32)[:, None, None] for name in ("mean", "std"))
         pixels = (pixels - mean) / std
-    logits, heatmap, account = session.run(["logits", "map", "conservation"], {"image": pixels})
-    index = int(logits[0].argmax())
+    given = {"image": pixels}
+    if ("target" in about["input"]) != (target is not None):
+        raise SystemExit("the graph takes a class: name its number last" if target is None else "it takes no class")
+    if target is not None:
+        given["target"] = np.array([int(target)])
+    logits, heatmap, account = session.run(["logits", "map", "conservation"], given)
+    index = int(logits[0].argmax()) if target is None else int(target)
     seed, arrived = account[0]
     print(f"{about['classes'][index] if about['classes'] else index}: {seed:.4f}; the map sums to {arrived:.4f}")
     strength = np.clip(heatmap[0] / max(heatmap.max(), 1e-30), 0, 1)
@@ -45,4 +52,4 @@ def centre(image: Image.Image, short: int, height: int, width: int) -> Image.Ima
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(*sys.argv[1:5])

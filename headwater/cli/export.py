@@ -25,6 +25,9 @@ def export(
     pixels: Annotated[
         bool, typer.Option("--pixels", help="The graph takes values from 0 to 1 and normalises them.")
     ] = False,
+    tolerance: Annotated[
+        float, typer.Option(help="How far the graph's results may be from LRP's, relative to the largest.", min=0)
+    ] = 1e-4,
     out: Annotated[Path, typer.Option(metavar="FILE", help="An .onnx or a .pt2 file.")] = Path("explainer.onnx"),
 ) -> None:
     """Write a network with its relevance map as one graph: image in; logits, map and conservation out."""
@@ -40,7 +43,7 @@ def export(
     chosen: int | Literal["input"] | None = None
     if target is not None:
         chosen = "input" if target == "input" else card.class_index(target)
-    done = write(network, composite, out, x, target=chosen, pixels=pixels)
+    done = write(network, composite, out, x, target=chosen, pixels=pixels, tolerance=tolerance)
     console.print(
         f"{card.name}, {done.about['composite']}: images {tuple(done.about['input']['image'])} -> {done.path}; "
         f"map as LRP's to {done.agreement.map:.1e} of its maximum, conservation to {done.agreement.conservation:.1e}",

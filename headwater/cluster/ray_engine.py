@@ -10,10 +10,12 @@ import os
 import pickle
 import platform
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from headwater.cluster.engine import ChunkWorker, Row, Rows
 from headwater.cluster.journal import Journal, Step
@@ -21,9 +23,12 @@ from headwater.errors import ClusterError, HeadwaterError, InputError, MissingDe
 
 _KEPT = "what was finished is kept, and the same command continues after it"
 
+_ANSWERS_WITHIN = 10.0
+"""Seconds."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # else an error about actors that may restart, in every run
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # a worker's death is told in our own words; stdout is for results
 }
 """What Ray reads when it is imported; what is set already stays."""
@@ -266,19 +271,43 @@ def _connected(workers: int | None) -> Iterator[None]:
         options |= {"address": "local", "include_dashboard": False}  # not one that runs here for something else
         if workers:  # Ray itself counts the CPUs that a container may use
             options["num_cpus"] = max(os.cpu_count() or 1, workers)
+    else:
+        _check_answers(address)
     with _signals_kept():
         try:
             ray.init(**options)
         except Exception as error:  # of the connection, of a version that differs, of ports, of memory
-            where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
-            raise ClusterError(
-                f"{where} ({_first_line(error)}); RAY_ADDRESS names the cluster, and without it one is started on "
-                "this machine"
-            ) from error
+            raise _unreachable(address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ask whether anything answers at a cluster's address. Ray itself would try for a quarter of an hour.
+
+    Raises:
+        ClusterError: nothing does.
+    """
+    found = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        place = found.hostname, found.port
+    except ValueError:  # no number; Ray says so
+        return
+    if None in place:  # such as "auto"
+        return
+    try:
+        socket.create_connection(place, timeout=_ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str | None, error: Exception) -> ClusterError:
+    where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+    return ClusterError(
+        f"{where} ({_first_line(error)}); RAY_ADDRESS names the cluster, and without it one is started on this machine"
+    )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +108,8 @@ def export(
         tolerance: of the comparison, relative to the map's largest value, the seed and the largest logit.
 
     Raises:
-        InputError: the path's suffix, the images, the target or the composite does not fit.
+        InputError: the path's suffix, the images, the target or the composite does not fit, or ``NAME.json`` says what
+            another graph of that name is.
         TraceError: the network cannot be traced.
         UnsupportedOperationError: the network has an operation without a rule.
         ExportError: an operation cannot be exported, the file would be too large, or the graph's results differ from
@@ -148,6 +149,7 @@ def export(
     images = x if plan.graph.batch is None else x[:1].expand(plan.graph.batch, -1, -1, -1).contiguous()
     program = _exported_program(plan, start, target, card if pixels else None, images)
     about = _about(plan, lrp.composite, start, target, card, images, pixels)
+    _check_beside(path, about)
     content = _archive(program, about) if path.suffix == ".pt2" else _onnx(program, about, plan)
     found = _compare(content, path.suffix, lrp, images, card if pixels else None, target, start)
     if not found.worst <= tolerance:
@@ -155,12 +157,30 @@ def export(
             f"the exported graph gives other results than LRP: map {found.map:.1e}, conservation "
             f"{found.conservation:.1e}, logits {found.logits:.1e} of their largest value. With a tolerance of "
             f"{tolerance:g} nothing was written. Network or rules may enlarge rounding: whether it is that, a .pt2 "
-            "archive of model.double() with x.double() shows; try rules with a larger threshold"
+            "archive of model.double() with x.double() shows. Rules with a larger threshold may differ less; a larger "
+            "tolerance allows more"
         )
     about["agreement"] = asdict(found)
     written = write_bytes(path, content)
     write_text(path.with_suffix(".json"), json.dumps(about, indent=1))
     return Exported(written, about, found)
+
+
+def _check_beside(path: Path, about: Mapping[str, Any]) -> None:
+    """Refuse to replace the JSON file of another graph, in the other format, by one that says something else.
+
+    Raises:
+        InputError: there is such a graph.
+    """
+    other, beside = (path.with_suffix(suffix) for suffix in (".pt2" if path.suffix == ".onnx" else ".onnx", ".json"))
+    if not other.is_file():
+        return
+    try:
+        said = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(said, dict) and {key: said.get(key) for key in about} != json.loads(json.dumps(about)):
+        raise InputError(f"{beside} says what {other.name} is, which is another graph; choose another name")
 
 
 def _noise(model: nn.Module, card: ModelCard) -> Tensor:

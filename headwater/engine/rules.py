@@ -48,6 +48,9 @@ class Rule(ABC):
         """Whatever is derived from the parameters alone."""
         return ()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @abstractmethod
     def __call__(
         self, layer: Any, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 import urllib.request
@@ -352,10 +353,16 @@ def test_a_cluster_that_cannot_be_reached(tmp_path, monkeypatch):
         assert "num_cpus" not in options
         raise ConnectionError("nobody there\nand more")
 
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ClusterError, match=r"at 10.0.0.1:6379 cannot be reached \(ConnectionError: nobody there\)"):
-        evaluate(network(TinyResidual), images, BASELINE, tmp_path / "out", engine=Ray(2))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ClusterError, match=rf"at {address} cannot be reached \(ConnectionError: nobody there\)"):
+            evaluate(network(TinyResidual), images, BASELINE, tmp_path / "out", engine=Ray(2))
+    for refused in (address, f"ray://{address}"):  # asked before Ray, which would try for a quarter of an hour
+        monkeypatch.setenv("RAY_ADDRESS", refused)
+        with pytest.raises(ClusterError, match=rf"at {refused} cannot be reached \(ConnectionRefusedError"):
+            evaluate(network(TinyResidual), images, BASELINE, tmp_path / "out", engine=Ray(2))
 
 
 def test_maps_of_folders_on_one_machine(tmp_path):

@@ -171,6 +171,17 @@ def test_what_does_not_fit_is_said_before_any_work(tiny, images, tmp_path, monke
         hw.export(tiny, "otsuki2024", tmp_path / "explainer.onnx", images)
 
 
+def test_the_description_of_another_graph_is_not_replaced(tiny, images, tmp_path):
+    done = hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)
+    (tmp_path / "explainer.pt2").rename(tmp_path / "explainer.onnx")
+    hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)  # the same in the other format
+    (tmp_path / "explainer.pt2").unlink()
+    with pytest.raises(InputError, match=r"explainer.json says what explainer.onnx is"):
+        hw.export(tiny, "otsuki2024-ii", tmp_path / "explainer.pt2", images)
+    assert json.loads((tmp_path / "explainer.json").read_text())["composite"] == done.about["composite"]
+    assert not (tmp_path / "explainer.pt2").exists()
+
+
 def test_other_results_are_not_written(tiny, images, tmp_path):
     with pytest.raises(ExportError, match="other results than LRP"):
         hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images, tolerance=-1)
