@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torchvision
@@ -50,6 +50,8 @@ REFERENCE = "forward + input gradient"
 OURS = "headwater otsuki2024"
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "runs" / "speed.json"
+RECOMPUTED: dict[str, bool | Literal["weights"]] = {"lrp": False, "weights": "weights", "recompute": True}
+"""``LRP(recompute=...)`` of each peak of memory."""
 PEERS = {"zennit EpsilonPlusFlat": "zennit", "Captum LRP": "captum", "autoLRP z+": "autolrp"}
 """Contenders of other projects, and the packages that they need."""
 
@@ -168,6 +170,7 @@ class Case:
             "forward alone": lambda: forward(self.network(last)),
             OURS: lambda: hw.LRP(self.network()),
             f"{OURS}, compiled": lambda: hw.LRP(self.network(), compile=True),
+            f"{OURS}, recompute weights": lambda: hw.LRP(self.network(), recompute="weights"),
             f"{OURS}, recompute": lambda: hw.LRP(self.network(), recompute=True),
             "headwater headwater": lambda: hw.LRP(self.network(), "headwater"),
             "headwater otsuki2024-published": lambda: hw.LRP(self.network(), "otsuki2024-published"),
@@ -269,7 +272,7 @@ def peak_memory(case: Case, what: str) -> float:
     before = status("VmRSS") if on_cpu else 0.0
     last = torch.channels_last
     model = case.network(last)
-    run: Run = gradient(model, last) if what == "gradient" else hw.LRP(model, recompute=what == "recompute")
+    run: Run = gradient(model, last) if what == "gradient" else hw.LRP(model, recompute=RECOMPUTED[what])
     x = case.images()
     run(x)
     if on_cpu:
@@ -335,7 +338,7 @@ def page(kept: Mapping[str, Any]) -> str:
         rows += rows_of(case, found["runs"], found.get("commit", ""))
         profiles += found.get("profile", [])
         if base := found["peaks"].get("gradient"):
-            others = [cell for p in ("lrp", "recompute") for cell in of_base(found["peaks"][p], base)]
+            others = [cell for p in RECOMPUTED for cell in of_base(found["peaks"][p], base)]
             peaks.append((case.arch, case.batch, case.dtype, f"{base:.0f}", *others))
     columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
     times = Table((*columns, "commit"), rows, align="lrllrrrrrrl").markdown()
@@ -343,9 +346,10 @@ def page(kept: Mapping[str, Any]) -> str:
     before = f" `before` is the package at commit {kept['before']}." if kept.get("before") else ""
     parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.{before}", times]
     if peaks:
-        sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio", "recompute, MiB", "ratio")
-        parts += ["## Memory", "Peak, weights included, each in a fresh process; `recompute` is `LRP(recompute=True)`."]
-        parts += [Table(sized, peaks, align="lrlrrrrr").markdown()]
+        sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio")
+        sized = (*sized, *(cell for value in ('"weights"', "True") for cell in (f"recompute={value}, MiB", "ratio")))
+        parts += ["## Memory", "Peak, weights included, each in a fresh process."]
+        parts += [Table(sized, peaks, align="lrlrrrrrrr").markdown()]
     if profiles:
         timed = ("network", "batch", "operation", "gradient, ms", "calls", "LRP, ms", "calls")
         parts += ["## Where the time goes"]
@@ -392,7 +396,7 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], help="words; what has one in its name is left out")
     parser.add_argument("--profile", action="store_true", help="measure each operation, too")
     parser.add_argument("--out", type=Path, help="page to write, with all cases that are kept")
-    parser.add_argument("--memory", choices=("gradient", "lrp", "recompute"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", choices=("gradient", *RECOMPUTED), help=argparse.SUPPRESS)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     cases = [
@@ -421,7 +425,7 @@ def main() -> None:
         runs = [json.loads(in_process(case, *once)) for _ in range(options.runs)]
         found: dict[str, Any] = {"runs": runs, "peaks": {}, "commit": commit()}
         if Path("/proc/self/clear_refs").exists():
-            found["peaks"] = {what: memory(case, what) for what in ("gradient", "lrp", "recompute")}
+            found["peaks"] = {what: memory(case, what) for what in ("gradient", *RECOMPUTED)}
         if options.profile:
             found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
         kept["cases"][key] = found

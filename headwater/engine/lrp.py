@@ -42,9 +42,10 @@ class LRP:
         compile: run the sweep as one program of ``torch.compile``. The first call for an image size compiles it, and
             one more for the next number of images, which takes from seconds to minutes (docs/export.md). Maps differ
             by rounding. ``"if possible"``: a sweep that cannot be compiled runs as it is, with a warning.
-        recompute: keep one value for each of some segments of the network, and compute the others of a segment again
-            when relevance arrives there; keep nothing that is derived from the weights either. The same map with a
-            fraction of the memory, for one more forward pass. For large images and deep networks.
+        recompute: what is computed again to save memory; the map is the same. ``"weights"``: what is derived from the
+            weights, at each use, which costs time where images are few. ``True``: that, and the network's values: one
+            is kept for each of some segments of the network, and the others of a segment are computed again when
+            relevance arrives there, for one more forward pass. For large images and deep networks.
 
     Raises:
         InputError: ``model`` is no module, or an option does not fit; ``recompute`` is not for compiled sweeps.
@@ -65,11 +66,13 @@ class LRP:
         composite: str | Composite = "otsuki2024",
         output: str | int | None = None,
         compile: bool | Literal["if possible"] = False,
-        recompute: bool = False,
+        recompute: bool | Literal["weights"] = False,
     ) -> None:
         check_module(model)
         if not isinstance(compile, bool) and compile != "if possible":
             raise InputError(f"compile must be False, True or 'if possible', got {compile!r}")
+        if not isinstance(recompute, bool) and recompute != "weights":
+            raise InputError(f"recompute must be False, True or 'weights', got {recompute!r}")
         if compile and recompute:
             raise InputError("a compiled sweep keeps what it needs by itself; choose compile or recompute")
         self.recompute = recompute
@@ -151,7 +154,7 @@ class LRP:
                 images,
                 lambda output: make_seed(output, len(x), target, start, region, against, plan.contrast),
                 account,
-                self.recompute,
+                self.recompute is True,
             )
 
         def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:

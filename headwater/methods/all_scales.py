@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class AllScales:
         model: nn.Module,
         composite: str | Composite = "headwater",
         output: str | int | None = None,
-        recompute: bool = False,
+        recompute: bool | Literal["weights"] = False,
     ) -> None:
         self.lrp = LRP(model, composite, output, recompute=recompute)
 

@@ -82,6 +82,15 @@ def test_weights_that_change_are_noticed(tiny, images):
     assert torch.equal(AllScales(tiny, recompute=True)(images).heatmap, AllScales(tiny)(images).heatmap)
 
 
+def test_only_what_is_derived_from_the_weights(tiny, images):
+    lrp = hw.LRP(tiny, recompute="weights")
+    assert torch.equal(lrp(images).heatmap, hw.LRP(tiny)(images).heatmap)
+    assert not lrp.plan(images).weights._cache
+    assert torch.equal(AllScales(tiny, recompute="weights")(images).heatmap, AllScales(tiny)(images).heatmap)
+    with pytest.raises(InputError, match="False, True or 'weights', got 'values'"):
+        hw.LRP(tiny, recompute="values")
+
+
 def test_not_together_with_compile(tiny):
     with pytest.raises(InputError, match="choose compile or recompute"):
         hw.LRP(tiny, compile=True, recompute=True)
