@@ -28,6 +28,7 @@ from torch import Tensor
 from headwater.engine import packing
 from headwater.engine.layers import Layer
 from headwater.engine.linear_layers import Linear
+from headwater.engine.quotients import existing
 from headwater.engine.rules import Prepared, Rule
 from headwater.errors import InputError
 
@@ -149,9 +150,9 @@ def _quotients(
             return s, None
         lost = s.isfinite().logical_not_()
         return s.masked_fill_(lost, 0), relevance * lost if fallback else None
-    s = (relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z)).nan_to_num_(0.0, 0.0, 0.0)
+    s = existing(relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z), 0.0)
     if size is not None:
-        s.masked_fill_(z.abs() < part.threshold * size, 0)
+        s = s.masked_fill_(z.abs() < part.threshold * size, 0)
     if not fallback:
         return s, None
     # The remainder takes the memory of the denominators, which nothing needs any more.

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from headwater.engine.quotients import existing
 from headwater.errors import InputError
 
 
@@ -52,12 +53,11 @@ class Ratio:
         *others, total = sizes  # the last branch gets the rest, so its size is only needed in the total
         for size in others:
             total += size
-        for size in others:
-            size.div_(total).nan_to_num_(1 / len(terms)).mul_(relevance)
-        rest = torch.sub(relevance, others[0], out=total)
-        for share in others[1:]:
+        shares = [existing(size.div_(total), 1 / len(terms)).mul_(relevance) for size in others]
+        rest = torch.sub(relevance, shares[0], out=total)
+        for share in shares[1:]:
             rest -= share
-        return [*others, rest]
+        return [*shares, rest]
 
 
 @dataclass(frozen=True)
