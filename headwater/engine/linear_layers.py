@@ -37,7 +37,7 @@ class Linear(Layer):
         return self.lookup(self.argument(2, "bias"))
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """The operation with ``w`` in place of its weight."""
+        """The operation with ``w`` in place of its weight, in a new tensor."""
         raise NotImplementedError
 
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
@@ -216,6 +216,13 @@ class Average(Linear):
 
     category = "average"
 
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        target = operation.target
+        self._returns_view = isinstance(target, torch._ops.OpOverload) and any(
+            returned.alias_info is not None for returned in target._schema.returns
+        )
+
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)
         return torch.empty_like(like).copy_(back)
@@ -229,7 +236,8 @@ class Average(Linear):
         return None
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        return self.run([h])
+        z = self.run([h])
+        return z.clone() if self._returns_view else z
 
     def spread_remainder(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         return self.transpose(r / self.apply(torch.ones_like(like), None), None, like)

@@ -114,7 +114,7 @@ def redistribute(
     """
     fallback = fallback and all(part.bias is None for part in parts)
     quotients: list[tuple[Tensor, Sequence[Term]]] = []
-    beside = 1 - sum(part.share for part in parts)
+    beside = round(1 - sum(part.share for part in parts), 12)
     left = beside * relevance if fallback and beside else None  # what the fallback is to hand on, shaped as the output
     for part in parts:
         given = relevance if part.share == 1 else part.share * relevance
@@ -137,7 +137,7 @@ def _quotients(
 ) -> tuple[Tensor, Tensor | None]:
     """Relevance over each output's sum of contributions, and what the fallback is to hand on; shaped as the output."""
     (a, w), *further = part.terms
-    z = _own(layer.apply(a, w, part.bias), a)
+    z = layer.apply(a, w, part.bias)
     size = None if part.sizes is None else layer.apply(*part.sizes)
     for a, w in further:
         more = layer.apply(a, w)
@@ -158,11 +158,6 @@ def _quotients(
     # The remainder takes the memory of the denominators, which nothing needs any more.
     same = z.shape == relevance.shape
     return s, torch.addcmul(relevance, s, z, value=-1, out=z) if same else relevance - s * z
-
-
-def _own(z: Tensor, a: Tensor) -> Tensor:
-    """An operation's result in memory of its own: some return a view of what they are given."""
-    return z.clone() if z.untyped_storage()._cdata == a.untyped_storage()._cdata else z
 
 
 def _many(z: Tensor, relevance: Tensor) -> bool:

@@ -10,6 +10,8 @@ from helpers import linear_layer
 from torch import nn
 
 from headwater.engine import linear_rules
+from headwater.engine.linear_layers import Average
+from headwater.engine.trace import trace
 from headwater.errors import InputError
 from headwater.rules import (
     AlphaBeta,
@@ -127,16 +129,19 @@ def test_outputs_too_many_to_follow_their_rounding_hand_on_all_and_by_the_same_s
     torch.testing.assert_close(shares, apply(rule, module, h, r))
 
 
-@pytest.mark.parametrize("shape", [(2, 6), (4, 3, 64, 64)])
+@pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("fallback", [True, False])
-def test_an_operation_that_returns_a_view_keeps_its_input(shape, fallback):
-    h, r = 1 + torch.rand(shape), torch.randn(shape)
-    layer, before = linear_layer(nn.AvgPool1d(1), torch.rand(2, 3, 8)), h.clone()
-    layer.apply = lambda h, w, bias=None: h.view_as(h)
-    layer.transpose = layer.spread_remainder = lambda s, w, like: s.clone()
+def test_an_operation_that_returns_a_view_keeps_its_input(count, fallback):
+    class Windows(nn.Module):
+        def forward(self, x):
+            return x.unfold(3, 4, 4)
+
+    operation = trace(Windows(), torch.rand(2, 3, 64, 64)).operations[-1]
+    layer, h = Average(operation, lambda leaf: leaf), 1 + torch.rand(count, 3, 64, 64)
+    r, before = torch.randn(count, 3, 64, 16, 4), h.clone()
     with torch.no_grad():
         (shares,) = ZPlus(fallback=fallback)(layer, (None,), [h], r)
-    torch.testing.assert_close(shares, r)
+    torch.testing.assert_close(shares, r.flatten(3))
     assert torch.equal(h, before)
 
 
