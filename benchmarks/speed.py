@@ -338,7 +338,7 @@ def page(kept: Mapping[str, Any]) -> str:
         rows += rows_of(case, found["runs"], found.get("commit", ""))
         profiles += found.get("profile", [])
         if base := found["peaks"].get("gradient"):
-            others = [cell for p in RECOMPUTED for cell in of_base(found["peaks"][p], base)]
+            others = [cell for p in RECOMPUTED for cell in of_base(found["peaks"].get(p), base)]
             peaks.append((case.arch, case.batch, case.dtype, f"{base:.0f}", *others))
     columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
     times = Table((*columns, "commit"), rows, align="lrllrrrrrrl").markdown()
@@ -358,7 +358,9 @@ def page(kept: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def of_base(mine: float, base: float) -> tuple[str, str]:
+def of_base(mine: float | None, base: float) -> tuple[str, str]:
+    if mine is None:  # measured before there was this option
+        return "", ""
     return f"{mine:.0f}", f"{mine / base:.2f}"
 
 
@@ -430,6 +432,7 @@ def main() -> None:
             found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
         kept["cases"][key] = found
         kept["before"] = options.before or kept.get("before")
+        kept["date"] = time.strftime("%Y-%m-%d")
         write_text(KEPT, json.dumps(kept))
         print(page({**kept, "cases": {key: found}}), flush=True)
     if options.out:
