@@ -135,17 +135,17 @@ def by_phases(layer: Layer) -> tuple[Way, Way] | None:
 
 def rounding_left(layer: Layer) -> tuple[Way, Way]:
     """The passes around the convolutions of a sweep: with the remainder of every quotient followed, and without."""
-    z, given = 1 + torch.rand_like(layer.s), torch.rand_like(layer.h)
-    layer.s.add_(1)  # that all quotients exist, round after round
+    r, z = 1 + layer.s, 1 + torch.rand_like(layer.s)  # so that all quotients exist, round after round
+    given = torch.rand_like(layer.h)
 
     def followed() -> Tensor:
-        s = (layer.s / z).nan_to_num_(0.0, 0.0, 0.0)
-        left = torch.addcmul(layer.s, s, z, value=-1).mean(1, keepdim=True)
+        s = (r / z).nan_to_num_(0.0, 0.0, 0.0)
+        left = torch.addcmul(r, s, z, value=-1).mean(1, keepdim=True)
         each = left.mean((2, 3), keepdim=True).expand(layer.h.shape)  # its place does not matter to the time
         return torch.addcmul(each, given, layer.h, out=given)
 
     def spared() -> Tensor:
-        torch.div(layer.s, z, out=z)
+        torch.div(r, z, out=z)
         return given.mul_(layer.h) if z.sum().isfinite() else given
 
     return followed, spared

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torchvision
@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 import headwater as hw
 from headwater.composites import First
+from headwater.engine.lrp import Recompute
 from headwater.files import write_text
 from headwater.report.tabular import Cell, Table
 from headwater.rules import Epsilon, Flat
@@ -50,7 +51,7 @@ REFERENCE = "forward + input gradient"
 OURS = "headwater otsuki2024"
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "runs" / "speed.json"
-RECOMPUTED: dict[str, bool | Literal["weights"]] = {"lrp": False, "weights": "weights", "recompute": True}
+RECOMPUTED: dict[str, Recompute] = {"lrp": False, "weights": "weights", "recompute": True}
 """``LRP(recompute=...)`` of each peak of memory."""
 PEERS = {"zennit EpsilonPlusFlat": "zennit", "Captum LRP": "captum", "autoLRP z+": "autolrp"}
 """Contenders of other projects, and the packages that they need."""

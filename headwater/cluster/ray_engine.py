@@ -271,13 +271,16 @@ def _connected(workers: int | None) -> Iterator[None]:
         options |= {"address": "local", "include_dashboard": False}  # not one that runs here for something else
         if workers:  # Ray itself counts the CPUs that a container may use
             options["num_cpus"] = max(os.cpu_count() or 1, workers)
-    else:
-        _check_answers(address)
     with _signals_kept():
         try:
+            _check_answers(address or "")
             ray.init(**options)
         except Exception as error:  # of the connection, of a version that differs, of ports, of memory
-            raise _unreachable(address, error) from error
+            where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
+            raise ClusterError(
+                f"{where} ({_first_line(error)}); RAY_ADDRESS names the cluster, and without it one is started on "
+                "this machine"
+            ) from error
     try:
         yield
     finally:
@@ -288,26 +291,15 @@ def _check_answers(address: str) -> None:
     """Ask whether anything answers at a cluster's address. Ray itself would try for a quarter of an hour.
 
     Raises:
-        ClusterError: nothing does.
+        OSError: nothing does.
     """
     found = urlsplit(address if "://" in address else f"//{address}")
     try:
         place = found.hostname, found.port
     except ValueError:  # no number; Ray says so
         return
-    if None in place:  # such as "auto"
-        return
-    try:
+    if None not in place:  # as "auto" and "local" have none
         socket.create_connection(place, timeout=_ANSWERS_WITHIN).close()
-    except OSError as error:
-        raise _unreachable(address, error) from error
-
-
-def _unreachable(address: str | None, error: Exception) -> ClusterError:
-    where = f"the Ray cluster at {address} cannot be reached" if address else "Ray cannot be started here"
-    return ClusterError(
-        f"{where} ({_first_line(error)}); RAY_ADDRESS names the cluster, and without it one is started on this machine"
-    )
 
 
 @contextlib.contextmanager

@@ -159,6 +159,14 @@ class Graph:
         return Counter(operation.kind for operation in self.operations)
 
 
+def returns_view(target: Any) -> bool:
+    """Whether what an operation returns may share memory with its first argument."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    arguments = target._schema.arguments
+    return bool(arguments) and arguments[0].alias_info is not None and not arguments[0].alias_info.is_write
+
+
 def operation_kind(target: Callable[..., Any]) -> str:
     """ATen's plain name of an overload (``aten.add_.Tensor`` is ``add``), or a Python function's name."""
     if isinstance(target, (Pick, OnACopy)):

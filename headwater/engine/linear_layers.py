@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headwater.engine import packing
-from headwater.engine.graph import Operation, Value
+from headwater.engine.graph import Operation, Value, returns_view
 from headwater.engine.layers import Layer, Lookup
 from headwater.engine.phases import Geometry
 
@@ -218,10 +218,7 @@ class Average(Linear):
 
     def __init__(self, operation: Operation, lookup: Lookup) -> None:
         super().__init__(operation, lookup)
-        target = operation.target
-        self._returns_view = isinstance(target, torch._ops.OpOverload) and any(
-            returned.alias_info is not None for returned in target._schema.returns
-        )
+        self._returns_view = returns_view(operation.target)
 
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)

@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headwater.engine import packing
+from headwater.engine.guards.modes import observed
 from headwater.engine.layers import Layer
 from headwater.engine.linear_layers import Linear
 from headwater.engine.quotients import existing
@@ -169,7 +169,7 @@ def _many(z: Tensor, relevance: Tensor) -> bool:
         z.device.type == "cpu"
         and z.numel() >= _MANY
         and z.shape == relevance.shape
-        and not packing.observed()
+        and not observed()
         and not torch.is_grad_enabled()
     )
 

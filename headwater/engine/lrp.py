@@ -27,6 +27,9 @@ from headwater.engine.sweep import sweep
 from headwater.engine.weights import WeightStore
 from headwater.errors import CompileError, CompileWarning, InputError
 
+Recompute = bool | Literal["weights"]
+"""What :class:`LRP` computes again to save memory."""
+
 
 class LRP:
     """Explains what a network saw, pixel by pixel, by layer-wise relevance propagation.
@@ -66,7 +69,7 @@ class LRP:
         composite: str | Composite = "otsuki2024",
         output: str | int | None = None,
         compile: bool | Literal["if possible"] = False,
-        recompute: bool | Literal["weights"] = False,
+        recompute: Recompute = False,
     ) -> None:
         check_module(model)
         if not isinstance(compile, bool) and compile != "if possible":

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from headwater.engine import phases
+from headwater.engine.guards.modes import observed, transformed
 from headwater.engine.phases import Geometry
 
 _MOST_PIXELS = 256
@@ -150,19 +151,9 @@ def _pays(w: Tensor, h: Tensor, geometry: Geometry) -> bool:
     )
 
 
-def observed() -> bool:
-    """Whether something traces, watches or differentiates operations, and would not know those of oneDNN."""
-    return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or _transformed())
-
-
-def _transformed() -> bool:
-    """Whether a transform of functorch, such as ``vjp``, is at work."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
 def _records() -> bool:
     """Whether a trace is to call this module when it is run."""
-    return _recording.get() and not _transformed()
+    return _recording.get() and not transformed()
 
 
 def _may_pay(w: Tensor, h: Tensor, geometry: Geometry) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwater.engine import packing
+from headwater.engine.guards.modes import observed
 
 
 def existing(q: Tensor, otherwise: float) -> Tensor:
@@ -13,6 +13,6 @@ def existing(q: Tensor, otherwise: float) -> Tensor:
 
     torch's compiler turns ``nan_to_num`` into a loop over single values, and a comparison into vector operations.
     """
-    if packing.observed():
+    if observed():
         return torch.where(q.abs() <= torch.finfo(q.dtype).max, q, otherwise)
     return q.nan_to_num_(otherwise, otherwise, otherwise)

@@ -36,6 +36,7 @@ from headwater.engine.graph import (
     leaves,
     operation_kind,
     rebuild,
+    returns_view,
 )
 from headwater.engine.guards.modes import tracing
 from headwater.engine.guards.randomness import draws, equal_programs, generators, refusal
@@ -351,10 +352,7 @@ def _mutates_a_view(node: torch.fx.Node) -> bool:
 
 
 def _is_view(node: torch.fx.Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return node.op == "call_function" and node.target is operator.getitem
-    arguments = node.target._schema.arguments
-    return bool(arguments) and arguments[0].alias_info is not None and not arguments[0].alias_info.is_write
+    return node.op == "call_function" and (node.target is operator.getitem or returns_view(node.target))
 
 
 def _calls(node: torch.fx.Node) -> tuple[ModuleCall, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation
-from headwater.engine.lrp import LRP
+from headwater.engine.lrp import LRP, Recompute
 from headwater.engine.scales import mean_of_scales
 from headwater.engine.seed import Region, Start, Target
 from headwater.methods.method import Checkpoints, Progress
@@ -45,7 +44,7 @@ class AllScales:
         model: nn.Module,
         composite: str | Composite = "headwater",
         output: str | int | None = None,
-        recompute: bool | Literal["weights"] = False,
+        recompute: Recompute = False,
     ) -> None:
         self.lrp = LRP(model, composite, output, recompute=recompute)
 

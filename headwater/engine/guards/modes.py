@@ -90,6 +90,19 @@ def computing(x: Tensor, gradients: bool = False) -> Iterator[None]:
         yield
 
 
+def observed() -> bool:
+    """Whether something traces, watches or differentiates what is run.
+
+    It would not know oneDNN's own operations, and a trace has no values by which to decide what to run.
+    """
+    return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or transformed())
+
+
+def transformed() -> bool:
+    """Whether a transform of functorch, such as ``vjp``, is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def detached(x: Tensor) -> Tensor:
     """The images without history; what was made in inference mode, and can have none, is copied."""
     return x.detach().clone() if x.is_inference() else x.detach()
