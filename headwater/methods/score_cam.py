@@ -17,7 +17,7 @@ from headwater.methods.rebuilt import Rebuilt
 from headwater.methods.rise import to_unit_range
 
 _MEMORY = 2**28
-"""Bytes for what is held at once: masked images with the network's largest values, or enlarged channels."""
+"""Bytes for what is held at once: masked images with the network's largest values."""
 _LARGEST_BATCH = 64
 
 
@@ -53,7 +53,7 @@ class MaskingChannels(Baseline):
     ) -> tuple[Tensor, Tensor]:
         """Which of the channels ``(N * K, h, w)`` vary, and the score of the image behind each."""
         size, per_image = tuple(x.shape[2:]), len(channels) // len(x)
-        at_once = max(1, _MEMORY // (math.prod(size) * x.element_size()))
+        at_once = self.batch_size or _batch_size(network, x)
         bounds = [self._enlarged(part, size).flatten(1).aminmax(dim=1) for part in channels.split(at_once)]
         varying = torch.cat([high > low for low, high in bounds])
         plain = shared_copy(self.model)
@@ -61,7 +61,7 @@ class MaskingChannels(Baseline):
         scores = blank.repeat_interleave(per_image)
         pixels = x.permute(0, 2, 3, 1).contiguous()  # channels last, as the masked images are built
         kept, done = varying.nonzero()[:, 0], 0
-        for part in kept.split(self.batch_size or _batch_size(network, x)):
+        for part in kept.split(at_once):
             owner = part // per_image
             shown = self._unit_range(self._enlarged(channels[part], size))
             masked = pixels[owner].mul_(shown[..., None]).permute(0, 3, 1, 2)

@@ -110,7 +110,7 @@ for count in (1, 12):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     one, twelve = (int(line) * 1024 for line in done.stdout.split())
-    assert twelve - one < 200e6  # the images of all channels of eleven more are 550e6
+    assert twelve - one < 100e6  # the images of all channels of eleven more are 550e6
 
 
 def hooks(module):
