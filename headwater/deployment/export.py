@@ -220,9 +220,12 @@ def _onnx(program: torch.export.ExportedProgram, about: dict[str, Any], plan: Pl
     from headwater.deployment.translations import translations
 
     table: dict[Callable[..., Any], Callable[..., Any]] = translations()
-    for node in program.graph.nodes:
-        if node.target is torch.ops.aten.view.default:  # torch's decompositions change the strides that it relies on
-            node.target = torch.ops.aten.reshape.default
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        with program.graph.inserting_before(node):  # torch's decompositions change the strides that a view relies on
+            whole = program.graph.call_function(
+                torch.ops.aten.clone.default, (node.args[0],), {"memory_format": torch.contiguous_format}
+            )
+        node.replace_input_with(node.args[0], whole)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
