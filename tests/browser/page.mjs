@@ -108,10 +108,10 @@ const steps = {
     await page.getByLabel("Method 2").selectOption("gradcam");
     await page.locator(".map").nth(1).waitFor();
     await done(page);
-    assert.deepEqual(await page.locator(".map h3").allTextContents(), ["otsuki2024", "gradcam"]);
+    assert.deepEqual(await page.locator(".map h3").allTextContents(), ["headwater", "gradcam"]);
   },
   async "why this class and not that"(page) {
-    await page.getByLabel("Method 2").selectOption("headwater");
+    await page.getByLabel("Method 2").selectOption("otsuki2024");
     await done(page);
     await page.locator("#classes button", { hasText: "why not?" }).first().click();
     await page.locator("#explained", { hasText: "espresso, not " }).waitFor();
@@ -159,8 +159,8 @@ const steps = {
     await page.locator("#opacity").fill("85");
   },
   async "downloads"(page) {
-    const map = await saved(page, "map (.npy) of otsuki2024");
-    assert.match(map.name, /^tabby\..*otsuki2024\.espresso\.npy$/);
+    const map = await saved(page, "map (.npy) of headwater");
+    assert.match(map.name, /^tabby\..*headwater\.espresso\.npy$/);
     const shape = execFileSync(options.python, ["-c", `
 import io, sys, numpy as np
 a = np.load(io.BytesIO(sys.stdin.buffer.read()))
@@ -204,7 +204,7 @@ print(a.dtype, a.ndim, bool(np.isfinite(a).all()), a.shape[0] == a.shape[1])`], 
     await page.locator("#way").selectOption("deletion");
     await page.locator("#protocol").selectOption("budget");
     assert.match(await page.locator("#walk p").first().textContent(), /pixels deleted/);
-    assert.match(await page.locator("#chart svg").getAttribute("aria-label"), /deletion curves; areas: otsuki2024 0\.\d+, gradcam 0\.\d+/);
+    assert.match(await page.locator("#chart svg").getAttribute("aria-label"), /deletion curves; areas: headwater 0\.\d+, gradcam 0\.\d+/);
     await page.locator("#way").selectOption("insertion");
   },
   async "what must be refused"(page) {

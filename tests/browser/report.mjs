@@ -36,7 +36,7 @@ for name in ("tabby", "espresso"):
 `, join(folder, "photos"));
 const run = join(folder, "results");
 python("-m", "headwater", "evaluate", "--data", join(folder, "photos"), "--model", "tiny20", "--samples", "20",
-  "--methods", "otsuki2024,otsuki2024+hq,gradcam,random", "--step", "100", "--out", run);
+  "--methods", "headwater,otsuki2024,gradcam,random", "--step", "100", "--out", run);
 python("-m", "headwater", "report", run);
 
 mkdirSync(options.shots, { recursive: true });
