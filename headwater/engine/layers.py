@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from headwater.engine.graph import ModuleCall, Operation, Value
+from headwater.engine.guards.modes import spare
 from headwater.errors import UnsupportedOperationError
 
 Lookup = Callable[[Any], Any]
@@ -82,7 +83,7 @@ class BatchNorm(Elementwise):
         scale = scale if gain is None else scale * gain
         shift = -mean * scale if offset is None else offset - mean * scale
         channels = (-1, *[1] * (h.ndim - 2))
-        return torch.addcmul(shift.view(channels), h, scale.view(channels), out=h)
+        return torch.addcmul(shift.view(channels), h, scale.view(channels), out=spare(h))
 
 
 class Block(Layer):

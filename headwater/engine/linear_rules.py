@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headwater.engine.guards.modes import observed
+from headwater.engine.guards.modes import observed, spare
 from headwater.engine.layers import Layer
 from headwater.engine.linear_layers import Linear
 from headwater.engine.quotients import existing
@@ -123,11 +123,10 @@ def redistribute(
         if rest is not None:
             left = rest if left is None else left.add_(rest)
     back = None if left is None else layer.spread_remainder(left, parts[0].terms[0][1], like)
-    in_place = not torch.is_grad_enabled()
     for s, terms in quotients:
         for a, w in terms:
             share = layer.transpose(s, w, like)
-            back = share.mul_(a) if back is None else torch.addcmul(back, share, a, out=share if in_place else None)
+            back = share.mul_(a) if back is None else torch.addcmul(back, share, a, out=spare(share))
     assert back is not None
     return back
 
@@ -157,7 +156,7 @@ def _quotients(
         return s, None
     # The remainder takes the memory of the denominators, which nothing needs any more.
     same = z.shape == relevance.shape
-    return s, torch.addcmul(relevance, s, z, value=-1, out=z) if same else relevance - s * z
+    return s, torch.addcmul(relevance, s, z, value=-1, out=spare(z)) if same else relevance - s * z
 
 
 def _many(z: Tensor, relevance: Tensor) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from headwater.engine.guards.modes import spare
 from headwater.engine.quotients import existing
 from headwater.errors import InputError
 
@@ -54,7 +55,7 @@ class Ratio:
         for size in others:
             total += size
         shares = [existing(size.div_(total), 1 / len(terms)).mul_(relevance) for size in others]
-        rest = torch.sub(relevance, shares[0], out=total)
+        rest = torch.sub(relevance, shares[0], out=spare(total))
         for share in shares[1:]:
             rest -= share
         return [*shares, rest]

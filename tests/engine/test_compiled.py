@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import headwater as hw
@@ -56,6 +57,14 @@ def test_compiled_classes_against_others_and_scales(tiny, images, backend):
     for against, message in ((e.logits.argmax(1), "the same class"), (7, "against .* classes 0 to 4")):
         with pytest.raises(InputError, match=message):
             compiled(images, against=against, scales=False)
+
+
+def test_compiled_attention_of_several_images(backend):
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=3).eval()
+    nn.init.normal_(model.heads.head.weight)
+    x = torch.randn(3, 3, 16, 16)
+    assert_same(hw.LRP(model, compile=True)(x), hw.LRP(model)(x))
 
 
 def test_compiled_first_layer_by_phases(backend):

@@ -98,6 +98,15 @@ def observed() -> bool:
     return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or transformed())
 
 
+def spare(memory: Tensor) -> Tensor | None:
+    """What nothing reads any more, for the ``out`` of an operation.
+
+    None where gradients are wanted, or something traces: torch's compiler takes no ``out`` that is not contiguous, and
+    shares memory by itself.
+    """
+    return None if torch.is_grad_enabled() or observed() else memory
+
+
 def transformed() -> bool:
     """Whether a transform of functorch, such as ``vjp``, is at work."""
     return torch._C._functorch.peek_interpreter_stack() is not None
