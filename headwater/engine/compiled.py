@@ -63,6 +63,7 @@ class CompiledSweep:
         Raises:
             CompileError: torch cannot compile an operation.
         """
+        self._program.plan.bindings.compute(x)
         try:
             results = self._run(*self._program.tensors(), x, *given)
         except Exception as error:  # the compiler's errors have no common base

@@ -165,10 +165,10 @@ def _many(z: Tensor, relevance: Tensor) -> bool:
     That spares passes over them, and memory. Only on the CPU: another device would have to be waited for.
     """
     return (
-        z.device.type == "cpu"
+        not observed()
+        and z.device.type == "cpu"
         and z.numel() >= _MANY
         and z.shape == relevance.shape
-        and not observed()
         and not torch.is_grad_enabled()
     )
 

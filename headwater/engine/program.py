@@ -72,6 +72,7 @@ class SweepProgram:
         count = 2 if plan.graph.batch is None else plan.graph.batch
         with tracing(x):
             plan.weights.refresh()
+            plan.bindings.compute(x)
             shape = plan.graph.shapes[plan.graph.output]
             given = [x.new_zeros((count, *x.shape[1:])).contiguous(memory_format=torch.channels_last)]
             given += [x.new_zeros(count, dtype=torch.long) for asked in (request.chosen, request.against) if asked]
@@ -81,7 +82,10 @@ class SweepProgram:
             plan.weights.refresh()
 
     def tensors(self) -> list[Tensor]:
-        """The weights as they are now, which must be refreshed, and what the rules derive from them."""
+        """The weights as they are now, and what the rules derive from them.
+
+        Before, weights must be refreshed, and those that the network derives from others be computed.
+        """
         made = [w for step in self._kept for w in self._prepared(step) if w is not None]
         return [*self.plan.weights.tensors.values(), *made]
 
@@ -108,7 +112,11 @@ class SweepProgram:
             self.outputs = tuple(found)
             return tuple(found.values())
 
-        return make_fx(run, tracing_mode="symbolic")(*fakes)
+        graph = make_fx(run, tracing_mode="symbolic")(*fakes)
+        for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.sym_numel.default):
+            node.op, node.target = "call_method", "numel"  # which torch's compiler knows
+        graph.recompile()
+        return graph
 
     def _stand_for(self, inputs: Sequence[Tensor], here: Sequence[bool]) -> None:
         """Let the plan see these tensors in place of the weights and what is derived from them."""

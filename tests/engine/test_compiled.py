@@ -67,6 +67,30 @@ def test_compiled_attention_of_several_images(backend):
     assert_same(hw.LRP(model, compile=True)(x), hw.LRP(model)(x))
 
 
+class Standardised(nn.Conv2d):
+    """Its weights are computed from its parameters, as in networks with weight standardisation."""
+
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+def test_compiled_weights_that_the_network_computes(images, backend):
+    torch.manual_seed(0)
+    model = nn.Sequential(Standardised(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    plain, compiled = hw.LRP(model.eval()), hw.LRP(model, compile=True)
+    assert_same(compiled(images), plain(images))
+    with torch.no_grad():
+        model[0].weight.mul_(-1.5)
+    assert_same(compiled(images), plain(images))
+
+
+def test_compiled_output_without_a_dimension_of_classes(images, backend):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+    model = nn.Sequential(*model, nn.Flatten(0)).eval()
+    assert_same(hw.LRP(model, compile=True)(images, start="logit"), hw.LRP(model)(images, start="logit"))
+
+
 def test_compiled_first_layer_by_phases(backend):
     torch.manual_seed(0)
     stem = nn.Conv2d(3, 16, 7, stride=2, padding=3)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.architectures import ARCHITECTURES, LIMIT, measure
+import headwater as hw
+from benchmarks.architectures import ARCHITECTURES, LIMIT, build, measure
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -34,6 +37,19 @@ def test_relevance_is_conserved_at_every_cut(architecture):
     assert row.at_cuts <= LIMIT
     assert row.by_headwater <= LIMIT
     assert row.cuts >= 10, "image, output and what lies between"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("architecture", [pytest.param(a, id=a.name) for a in ARCHITECTURES if a.name in QUICK])
+def test_the_sweep_of_several_images_is_traced_whole(architecture, monkeypatch):
+    """What generated code does with it is asked of fewer networks: it takes minutes for each."""
+    if architecture.name.startswith("timm:"):
+        pytest.importorskip("timm")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    size = architecture.sizes[0]
+    model, x = build(architecture, size), torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    compiled, plain = (hw.LRP(model, "otsuki2024", architecture.output, compile=c)(x).heatmap for c in (True, False))
+    assert (compiled - plain).abs().max() <= 1e-5 * plain.abs().max()
 
 
 def test_the_documented_table_lists_every_architecture():
