@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from helpers import SHARED, TinyResidual, settle
 from hypothesis import settings
 from torch import Tensor, nn
@@ -44,6 +45,15 @@ def parity(shared: Path) -> Any:
 def tiny() -> nn.Module:
     torch.manual_seed(0)
     return settle(TinyResidual())
+
+
+@pytest.fixture
+def transformer() -> nn.Module:
+    """A vision transformer for images of 16 x 16."""
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=3).eval()
+    nn.init.normal_(model.heads.head.weight)
+    return model
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class CompiledSweep:
         self._run: Callable[..., tuple[Tensor, ...]] = torch.compile(self._program.graph, fullgraph=True)
 
     def __call__(self, x: Tensor, given: list[Tensor], account: Account) -> tuple[Seed, Tensor]:
-        """Sweep, as :func:`~headwater.engine.sweep.sweep` does; the weights must be refreshed.
+        """Sweep, as :func:`~headwater.engine.sweep.sweep` does; weights must be refreshed, bindings computed.
 
         Args:
             x: images ``(N, C, H, W)``.
@@ -63,7 +63,6 @@ class CompiledSweep:
         Raises:
             CompileError: torch cannot compile an operation.
         """
-        self._program.plan.bindings.compute(x)
         try:
             results = self._run(*self._program.tensors(), x, *given)
         except Exception as error:  # the compiler's errors have no common base

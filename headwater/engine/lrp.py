@@ -151,7 +151,6 @@ class LRP:
         account = self._account(plan, len(x), checkpoints, plan.layouts if scales else {})
 
         def plain(images: Tensor) -> tuple[Seed, Tensor]:
-            plan.bindings.compute(images)
             return sweep(
                 plan,
                 images,
@@ -162,8 +161,10 @@ class LRP:
 
         def run(wanted: Callable[[Tensor], tuple[Seed, Tensor]]) -> tuple[Seed, Tensor]:
             with computing(x):
+                images = detached(x).contiguous(memory_format=torch.channels_last)
                 plan.weights.refresh(len(x))
-                return wanted(detached(x).contiguous(memory_format=torch.channels_last))
+                plan.bindings.compute(images)
+                return wanted(images)
 
         if not self.compile:
             seed, relevance = run(plain)

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torchvision
 from command import headwater
 from torch import nn
 
@@ -84,13 +83,10 @@ def test_a_first_layer_of_few_channels_and_a_large_kernel(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-def test_attention(suffix, tmp_path):
-    torch.manual_seed(0)
-    model = torchvision.models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=3).eval()
-    nn.init.normal_(model.heads.head.weight)
-    path = hw.export(model, "otsuki2024", tmp_path / f"explainer{suffix}", noise(2, 16, 16)).path
+def test_attention(transformer, suffix, tmp_path):
+    path = hw.export(transformer, "otsuki2024", tmp_path / f"explainer{suffix}", noise(2, 16, 16)).path
     for count in (1, 3):
-        assert_same(path, hw.LRP(model), noise(count, 16, 16))
+        assert_same(path, hw.LRP(transformer), noise(count, 16, 16))
 
 
 def test_the_class_may_be_an_input(tiny, images, tmp_path):

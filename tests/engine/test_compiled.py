@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 import headwater as hw
@@ -59,12 +58,9 @@ def test_compiled_classes_against_others_and_scales(tiny, images, backend):
             compiled(images, against=against, scales=False)
 
 
-def test_compiled_attention_of_several_images(backend):
-    torch.manual_seed(0)
-    model = torchvision.models.VisionTransformer(16, 8, 1, 2, 8, 16, num_classes=3).eval()
-    nn.init.normal_(model.heads.head.weight)
+def test_compiled_attention_of_several_images(transformer, backend):
     x = torch.randn(3, 3, 16, 16)
-    assert_same(hw.LRP(model, compile=True)(x), hw.LRP(model)(x))
+    assert_same(hw.LRP(transformer, compile=True)(x), hw.LRP(transformer)(x))
 
 
 class Standardised(nn.Conv2d):
