@@ -59,9 +59,16 @@ class Plan:
         layer, rule = step.layer, step.rule
         if not isinstance(layer, Linear) or rule is None:
             return ()
-        return self.weights.derived(
-            derived_key(step),
-            lambda: tuple(w if w is None else channels_last(w) for w in rule.prepare(layer.weight, layer.bias)),
+
+        def make() -> tuple[Tensor | None, ...]:
+            return tuple(w if w is None else channels_last(w) for w in rule.prepare(layer.weight, layer.bias))
+
+        return self.weights.derived(derived_key(step), make) if self.keeps(step) else make()
+
+    def keeps(self, step: Step) -> bool:
+        """Whether :meth:`prepared` keeps what it makes: not where a weight has another shape for each batch size."""
+        return (
+            isinstance(step.layer, Linear) and step.rule is not None and not self.bindings.sized(step.layer.operation)
         )
 
     def input_of(self, module: str) -> str:

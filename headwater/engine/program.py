@@ -14,7 +14,6 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from headwater.engine.account import Account
 from headwater.engine.guards.modes import tracing
-from headwater.engine.linear_layers import Linear
 from headwater.engine.packing import recording
 from headwater.engine.plan import Plan, derived_key
 from headwater.engine.seed import Seed, Start, class_scores, seed_at, with_classes
@@ -66,8 +65,7 @@ class SweepProgram:
 
     def __init__(self, plan: Plan, request: Request, x: Tensor, derive: bool) -> None:
         self.plan, self.request = plan, request
-        linear = [step for step in plan.steps if isinstance(step.layer, Linear) and step.rule is not None]
-        self._kept: list[Step] = [] if derive else linear
+        self._kept: list[Step] = [] if derive else [step for step in plan.steps if plan.keeps(step)]
         self.outputs: tuple[str, ...] = ()
         count = 2 if plan.graph.batch is None else plan.graph.batch
         with tracing(x):
@@ -84,7 +82,7 @@ class SweepProgram:
     def tensors(self) -> list[Tensor]:
         """The weights as they are now, and what the rules derive from them.
 
-        Before, weights must be refreshed, and those that the network derives from others be computed.
+        Requires: ``plan.weights`` are refreshed and ``plan.bindings`` computed.
         """
         made = [w for step in self._kept for w in self._prepared(step) if w is not None]
         return [*self.plan.weights.tensors.values(), *made]

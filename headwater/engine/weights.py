@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from headwater.engine import packing
-from headwater.engine.graph import Constant, Graph, Value, Weight
+from headwater.engine.graph import BatchSize, Constant, Graph, Operation, Value, Weight, leaves
 from headwater.engine.guards.checksum import Checksum, same
 from headwater.errors import InputError
 
@@ -103,6 +103,10 @@ class Bindings:
     def __init__(self, graph: Graph, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
         self._graph, self._tensors = graph, tensors
         self._plain = [operation for operation in graph.operations if not operation.inputs]
+        self._sized: set[str] = set()  # those that depend on the number of images
+        for operation in self._plain:
+            if isinstance(operation.target, BatchSize) or self.sized(operation):
+                self._sized.add(operation.name)
         self._values = threading.local()  # each thread its own, which may explain another number of images
 
     def __call__(self, leaf: Any) -> Any:
@@ -115,6 +119,11 @@ class Bindings:
         else:
             return leaf
         return widened(bound) if self._widening and isinstance(bound, Tensor) else bound
+
+    def sized(self, operation: Operation) -> bool:
+        """Whether an argument of the operation depends on the number of images, besides the images' own values."""
+        found = leaves((operation.args, operation.kwargs))
+        return any(isinstance(leaf, Value) and leaf.name in self._sized for leaf in found)
 
     @property
     def _widening(self) -> bool:
