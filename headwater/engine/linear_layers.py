@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headwater.engine import packing
-from headwater.engine.graph import Operation, Value, returns_view
+from headwater.engine.graph import Operation, Value
 from headwater.engine.layers import Layer, Lookup
 from headwater.engine.phases import Geometry
 
@@ -37,7 +37,7 @@ class Linear(Layer):
         return self.lookup(self.argument(2, "bias"))
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        """The operation with ``w`` in place of its weight, in a new tensor."""
+        """The operation with ``w`` in place of its weight."""
         raise NotImplementedError
 
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
@@ -216,10 +216,6 @@ class Average(Linear):
 
     category = "average"
 
-    def __init__(self, operation: Operation, lookup: Lookup) -> None:
-        super().__init__(operation, lookup)
-        self._returns_view = returns_view(operation.target)
-
     def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)
         return torch.empty_like(like).copy_(back)
@@ -233,8 +229,7 @@ class Average(Linear):
         return None
 
     def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
-        z = self.run([h])
-        return z.clone() if self._returns_view else z
+        return self.run([h])
 
     def spread_remainder(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
         return self.transpose(r / self.apply(torch.ones_like(like), None), None, like)

@@ -12,7 +12,8 @@ What an output cannot hand on that way goes by the fallback,
 :meth:`~headwater.engine.linear_layers.Linear.spread_remainder`: in equal parts to the inputs at the output's own
 position, all channels of its group (a dense layer's output has all inputs at its position). So no unit loses or creates
 relevance. That is the case where nothing contributes to the output, where a stabiliser takes a part, and, for rules
-with contributions of either sign, where these cancel each other, see :mod:`headwater.engine.signed_rules`.
+with contributions of either sign, where these cancel each other, see :mod:`headwater.engine.signed_rules`. What
+rounding leaves over goes by it too, unless the outputs are so many that it averages out.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from torch import Tensor
 from headwater.engine.guards.modes import observed, spare
 from headwater.engine.layers import Layer
 from headwater.engine.linear_layers import Linear
-from headwater.engine.quotients import existing
+from headwater.engine.quotients import finite_or
 from headwater.engine.rules import Prepared, Rule
 from headwater.errors import InputError
 
 _MANY = 2**14
-"""Outputs of a layer, of all images together, from which on what rounding leaves of their relevance is not followed."""
+"""Outputs of a layer for one image from which on what rounding leaves of their relevance is not followed."""
 
 Term = tuple[Tensor, Tensor | None]
 """A pair (a, w). ``a`` has the shape of the input, or batch size 1 where it is the same for all images."""
@@ -137,40 +138,37 @@ def _quotients(
     """Relevance over each output's sum of contributions, and what the fallback is to hand on; shaped as the output."""
     (a, w), *further = part.terms
     z = layer.apply(a, w, part.bias)
+    if not observed() and z.untyped_storage().data_ptr() == a.untyped_storage().data_ptr():
+        z = z.clone()  # a view, or the input itself; what follows writes over it
     size = None if part.sizes is None else layer.apply(*part.sizes)
     for a, w in further:
         more = layer.apply(a, w)
         z = z + more
         size = None if size is None else size + more
+    same = z.shape == relevance.shape  # else the terms are the same for all images
     # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
     if size is None and not eps and _many(z, relevance):
-        s = torch.div(relevance, z, out=z)
+        s = torch.div(relevance, z, out=z if same else None)
         if s.sum().isfinite():
             return s, None
         lost = s.isfinite().logical_not_()
         return s.masked_fill_(lost, 0), relevance * lost if fallback else None
-    s = existing(relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z), 0.0)
+    s = finite_or(relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z), 0.0)
     if size is not None:
         s = s.masked_fill_(z.abs() < part.threshold * size, 0)
     if not fallback:
         return s, None
     # The remainder takes the memory of the denominators, which nothing needs any more.
-    same = z.shape == relevance.shape
     return s, torch.addcmul(relevance, s, z, value=-1, out=spare(z)) if same else relevance - s * z
 
 
 def _many(z: Tensor, relevance: Tensor) -> bool:
-    """Whether the outputs are so many that the rounding errors of their quotients average out, and need no fallback.
+    """Whether an image's outputs are so many that the rounding errors of their quotients average out.
 
-    That spares passes over them, and memory. Only on the CPU: another device would have to be waited for.
+    Then they need no fallback, which spares passes over them, and memory. Only on the CPU: another device would have to
+    be waited for.
     """
-    return (
-        not observed()
-        and z.device.type == "cpu"
-        and z.numel() >= _MANY
-        and z.shape == relevance.shape
-        and not torch.is_grad_enabled()
-    )
+    return z.device.type == "cpu" and relevance[0].numel() >= _MANY and spare(z) is not None
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,6 +6,9 @@ Here the packed weight is kept, for the latest shape of the input; it takes as m
 is not to be cached is packed for the one call, so that caching changes no result. For one small image torch would not
 take oneDNN at all, and be slower (ResNet-18 at 64 x 64: the sweep took 1.35 times as long); values then differ from the
 network's own by rounding.
+
+Adjoints of strided convolutions to few channels go by :mod:`headwater.engine.phases`. Both directions are also
+operations of torch, ``headwater::convolution`` and ``headwater::adjoint``, which a compiled sweep calls.
 """
 
 from __future__ import annotations

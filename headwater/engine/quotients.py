@@ -8,7 +8,7 @@ from torch import Tensor
 from headwater.engine.guards.modes import observed
 
 
-def existing(q: Tensor, otherwise: float) -> Tensor:
+def finite_or(q: Tensor, otherwise: float) -> Tensor:
     """Quotients with ``otherwise`` in place of NaN and infinity; they may be written over.
 
     torch's compiler turns ``nan_to_num`` into a loop over single values, and a comparison into vector operations.

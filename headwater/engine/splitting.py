@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwater.engine.guards.modes import spare
-from headwater.engine.quotients import existing
+from headwater.engine.quotients import finite_or
 from headwater.errors import InputError
 
 
@@ -54,7 +54,7 @@ class Ratio:
         *others, total = sizes  # the last branch gets the rest, so its size is only needed in the total
         for size in others:
             total += size
-        shares = [existing(size.div_(total), 1 / len(terms)).mul_(relevance) for size in others]
+        shares = [finite_or(size.div_(total), 1 / len(terms)).mul_(relevance) for size in others]
         rest = torch.sub(relevance, shares[0], out=spare(total))
         for share in shares[1:]:
             rest -= share

@@ -93,7 +93,8 @@ def computing(x: Tensor, gradients: bool = False) -> Iterator[None]:
 def observed() -> bool:
     """Whether something traces, watches or differentiates what is run.
 
-    It would not know oneDNN's own operations, and a trace has no values by which to decide what to run.
+    oneDNN's own operations cannot be traced or differentiated, and a trace has no values by which to decide what to
+    run.
     """
     return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or transformed())
 
