@@ -10,8 +10,8 @@ gradients of parameters. A ratio is that of the times of one round; its median a
 all runs, and its range is that of the runs' medians. With --device cuda the clock stops when the GPU is done.
 
 What is measured is kept in runs/speed.json, and a case that is there is not measured again on the same machine with the
-same versions, so that a long command can be interrupted. --before COMMIT measures an earlier version beside this one;
---without leaves contenders out; --profile says where the time goes.
+same versions, so that a long command can be interrupted; with --again it is. --before COMMIT measures an earlier
+version beside this one; --without leaves contenders out; --profile says where the time goes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import gc
 import io
 import json
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -127,20 +128,15 @@ def autolrp(model: nn.Module) -> Run:
 
 
 def earlier(commit: str) -> Callable[[nn.Module], Run]:
-    """``LRP`` as it was at a commit, beside this one."""
+    """``LRP`` as it was at a commit, in a package of another name: modules and torch's operations have one of each."""
     archive = subprocess.run(["git", "archive", commit, "headwater"], cwd=ROOT, capture_output=True, check=True).stdout
-    folder = tempfile.mkdtemp()
+    folder, name = Path(tempfile.mkdtemp()), f"headwater_{re.sub(r'[^0-9A-Za-z]', '_', commit)}"
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "headwater"}
-    sys.path.insert(0, folder)
-    try:
-        made: Callable[[nn.Module], Run] = import_module("headwater").LRP
-    finally:
-        sys.path.remove(folder)
-        for name in [name for name in sys.modules if name.split(".")[0] == "headwater"]:
-            del sys.modules[name]
-        sys.modules.update(ours)
+    for source in (folder / "headwater").rename(folder / name).rglob("*.py"):
+        source.write_text(re.sub(r"\bheadwater\b", name, source.read_text()))
+    sys.path.insert(0, str(folder))
+    made: Callable[[nn.Module], Run] = import_module(name).LRP
     return made
 
 
@@ -178,7 +174,7 @@ class Case:
             "headwater, zennit's rules": lambda: hw.LRP(self.network(), epsilon_plus_flat()),
         }
         if before:
-            made[f"{OURS}, before"] = lambda: earlier(before)(self.network())
+            made[f"{OURS} at {before}"] = lambda: earlier(before)(self.network())
         for name, make in peers().items():
             made[name] = lambda make=make: make(self.network())  # type: ignore[misc]
         return {name: make for name, make in made.items() if not any(word in name for word in without)}
@@ -344,8 +340,7 @@ def page(kept: Mapping[str, Any]) -> str:
     columns = ("network", "batch", "dtype", "", "ms", "images/s", "ratio", "quartiles", "medians of runs", "rounds")
     times = Table((*columns, "commit"), rows, align="lrllrrrrrrl").markdown()
     what = (__doc__ or "").split("\n\n", 2)[2].split("\n\n")[0].strip()
-    before = f" `before` is the package at commit {kept['before']}." if kept.get("before") else ""
-    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.{before}", times]
+    parts = ["# Results: speed and memory", what, f"{kept['machine']}; {kept['date']}.", times]
     if peaks:
         sized = ("network", "batch", "dtype", "gradient, MiB", "LRP, MiB", "ratio")
         sized = (*sized, *(cell for value in ('"weights"', "True") for cell in (f"recompute={value}, MiB", "ratio")))
@@ -395,6 +390,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="measure cases that are kept, too")
     parser.add_argument("--before", default="", help="commit whose LRP is measured too")
     parser.add_argument("--without", nargs="+", default=[], help="words; what has one in its name is left out")
     parser.add_argument("--profile", action="store_true", help="measure each operation, too")
@@ -421,7 +417,7 @@ def main() -> None:
     kept = found_before(f"{options.size} x {options.size}; {machine}; {versions}")
     for case in cases:
         key = json.dumps(vars(case))
-        if key in kept["cases"]:
+        if key in kept["cases"] and not options.again:
             continue
         once = ["--once", "--rounds", str(options.rounds), "--before", options.before]
         once += ["--without", *options.without] if options.without else []
@@ -432,7 +428,6 @@ def main() -> None:
         if options.profile:
             found["profile"] = json.loads(in_process(case, "--once", "--profile", "--rounds", str(options.rounds)))
         kept["cases"][key] = found
-        kept["before"] = options.before or kept.get("before")
         kept["date"] = time.strftime("%Y-%m-%d")
         write_text(KEPT, json.dumps(kept))
         print(page({**kept, "cases": {key: found}}), flush=True)
