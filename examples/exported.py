@@ -35,7 +35,8 @@ def main(graph: str, photo: str, out: str, target: str | None = None) -> None:
     if target is not None:
         given["target"] = np.array([int(target)])
     logits, heatmap, account = session.run(["logits", "map", "conservation"], given)
-    index = int(logits[0].argmax()) if target is None else int(target)
+    explained = about["target"] if target is None else int(target)  # None: the predicted class
+    index = int(logits[0].argmax()) if explained is None else explained
     seed, arrived = account[0]
     print(f"{about['classes'][index] if about['classes'] else index}: {seed:.4f}; the map sums to {arrived:.4f}")
     strength = np.clip(heatmap[0] / max(heatmap.max(), 1e-30), 0, 1)

@@ -147,9 +147,9 @@ def export(
     elif target not in (None, "input"):
         raise InputError(f"target must be None, a class or 'input', got {target!r}")
     images = x if plan.graph.batch is None else x[:1].expand(plan.graph.batch, -1, -1, -1).contiguous()
-    program = _exported_program(plan, start, target, card if pixels else None, images)
     about = _about(plan, lrp.composite, start, target, card, images, pixels)
     _check_beside(path, about)
+    program = _exported_program(plan, start, target, card if pixels else None, images)
     content = _archive(program, about) if path.suffix == ".pt2" else _onnx(program, about, plan)
     found = _compare(content, path.suffix, lrp, images, card if pixels else None, target, start)
     if not found.worst <= tolerance:
@@ -179,8 +179,13 @@ def _check_beside(path: Path, about: Mapping[str, Any]) -> None:
         said = json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if isinstance(said, dict) and {key: said.get(key) for key in about} != json.loads(json.dumps(about)):
-        raise InputError(f"{beside} says what {other.name} is, which is another graph; choose another name")
+    ours = json.loads(json.dumps(about))
+    differing = [key for key in ours if said.get(key) != ours[key]] if isinstance(said, dict) else []
+    if differing:
+        raise InputError(
+            f"{beside} says what {other.name} is, which is another graph: {', '.join(differing)} differ; choose "
+            "another name, or remove it"
+        )
 
 
 def _noise(model: nn.Module, card: ModelCard) -> Tensor:

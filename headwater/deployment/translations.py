@@ -31,7 +31,6 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten.upsample_bilinear2d_backward.default: _bilinear,
         aten.upsample_bicubic2d_backward.default: _bicubic,
         aten.empty_permuted.default: _empty,
-        torch.ops.prims.as_strided_scatter.default: _written_over,
     }
 
 
@@ -156,13 +155,6 @@ def _empty(
     one = op.Constant(value_ints=[1])
     parts = [op.Constant(value_ints=[s]) if isinstance(s, int) else op.Reshape(s, one) for s in size]
     return op.ConstantOfShape(op.Concat(*parts, axis=0))
-
-
-def _written_over(input: Any, src: Any, size: Sequence[Any], stride: Sequence[Any], storage_offset: int = 0) -> Any:
-    """What an ``out=`` argument holds afterwards: all of it is new."""
-    if list(input.shape) != list(src.shape):
-        raise NotImplementedError("writing into a part of a tensor")
-    return op.Identity(src)
 
 
 def _along(axis: int, values: Sequence[Any], rest: Any) -> list[Any]:

@@ -131,8 +131,7 @@ def evaluate(
     done = len(chosen) - sum(len(chunks[k]) for k in todo)
     if expected is not None and todo and engine is None:
         left = len(chosen) - done
-        where = copy.deepcopy(shared_copy(model)).to(devices[0]) if devices else model
-        expected(estimate(where, replace(settings, samples=left), card.preprocessing), left)
+        expected(_estimate(model, replace(settings, samples=left), card.preprocessing, devices), left)
     began = time.monotonic()
     if engine is not None:
         make = functools.partial(worker_on, copy.deepcopy(shared_copy(model)).cpu(), card.preprocessing, settings)
@@ -162,6 +161,12 @@ def evaluate(
     write_text(out / CURVES, json.dumps(curves, indent=1))
     write_bytes(out / "curves.png", curves_figure(curves))
     return table
+
+
+def _estimate(model: nn.Module, settings: Settings, preprocessing: Preprocessing, devices: Sequence[str]) -> Estimate:
+    """On the first device, where there are any; the copy of the network is gone from it afterwards."""
+    where = copy.deepcopy(shared_copy(model)).to(devices[0]) if devices else model
+    return estimate(where, settings, preprocessing)
 
 
 def _run(

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from command import headwater
+from PIL import Image
 from torch import nn
 
 import headwater as hw
 from headwater.composites import Type
 from headwater.deployment import run_exported
 from headwater.errors import ExportError, InputError, MissingDependencyError, OutputError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Mixed(nn.Module):
@@ -178,12 +183,28 @@ def test_what_does_not_fit_is_said_before_any_work(tiny, images, tmp_path, monke
         hw.export(tiny, "otsuki2024", tmp_path / "explainer.onnx", images)
 
 
+@pytest.mark.parametrize(("target", "given", "shown"), [(1, None, 1), ("input", "2", 2), (None, None, None)])
+def test_the_example_names_the_class_that_is_explained(mixed, target, given, shown, tmp_path, capsys):
+    module = importlib.util.spec_from_file_location("exported", ROOT / "examples" / "exported.py")
+    example = importlib.util.module_from_spec(module)
+    module.loader.exec_module(example)
+    graph, photo, drawn = (str(tmp_path / name) for name in ("explainer.onnx", "photo.png", "map.png"))
+    hw.export(mixed, "otsuki2024", graph, noise(2), target=target)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(photo)
+    example.main(graph, photo, drawn, given)
+    index, probability = capsys.readouterr().out.split(";")[0].split(": ")
+    assert int(index) in ([0, 1, 2] if shown is None else [shown]) and 0 < float(probability) < 1
+    assert Image.open(drawn).size == (4 * 22, 4 * 18)
+    with pytest.raises(SystemExit, match="name its number last" if given else "it takes no class"):
+        example.main(graph, photo, drawn, None if given else "0")
+
+
 def test_the_description_of_another_graph_is_not_replaced(tiny, images, tmp_path):
     done = hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)
     (tmp_path / "explainer.pt2").rename(tmp_path / "explainer.onnx")
     hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)  # the same in the other format
     (tmp_path / "explainer.pt2").unlink()
-    with pytest.raises(InputError, match=r"explainer.json says what explainer.onnx is"):
+    with pytest.raises(InputError, match=r"explainer.json says what explainer.onnx is, .*: composite differ"):
         hw.export(tiny, "otsuki2024-ii", tmp_path / "explainer.pt2", images)
     assert json.loads((tmp_path / "explainer.json").read_text())["composite"] == done.about["composite"]
     assert not (tmp_path / "explainer.pt2").exists()
