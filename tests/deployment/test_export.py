@@ -163,6 +163,8 @@ def test_the_command(tmp_path):
     assert about["classes"][about["target"]] == "tabby" and about["agreement"]["map"] < 1e-4
     refused = headwater("export", "--model", "tiny20", "--target", "nonsense", "--out", str(tmp_path / "other.pt2"))
     assert refused.returncode != 0 and "'nonsense'" in refused.stderr and "Traceback" not in refused.stderr
+    strict = headwater("export", "--model", "tiny20", "--tolerance", "1e-12", "--out", str(tmp_path / "other.pt2"))
+    assert strict.returncode != 0 and "tolerance of 1e-12" in strict.stderr and not (tmp_path / "other.pt2").exists()
 
 
 def test_what_does_not_fit_is_said_before_any_work(tiny, images, tmp_path, monkeypatch):

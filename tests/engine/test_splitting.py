@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headwater.engine.quotients import finite_or
 from headwater.engine.splitting import Ratio, Symmetric
 
 EPS = torch.finfo(torch.float32).eps
@@ -31,6 +32,14 @@ def test_ratio_of_three_terms():
     terms = [torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0]), torch.tensor([1.0, 0.0])]
     shares = Ratio()(terms, torch.tensor([8.0, 3.0]))
     assert torch.stack(shares).tolist() == [[2, 1], [4, 1], [2, 1]]
+
+
+def test_what_is_no_number_is_replaced_alike_whether_traced_or_not(monkeypatch):
+    q = torch.tensor([1.5, -2.0, 0.0, torch.inf, -torch.inf, torch.nan, torch.finfo(torch.float32).max])
+    found = finite_or(q.clone(), 0.5)
+    assert found.tolist() == [1.5, -2.0, 0.0, 0.5, 0.5, 0.5, torch.finfo(torch.float32).max]
+    monkeypatch.setattr("headwater.engine.quotients.observed", lambda: True)
+    assert torch.equal(finite_or(q, 0.5), found)
 
 
 @pytest.mark.parametrize("splitting", [Ratio(), Symmetric()])
