@@ -7,7 +7,8 @@
 Every contender runs in turn, for several rounds, in one process, so that a noisy machine affects all alike; several
 runs are as many processes. The reference is the fastest of three: both memory formats and the compiled network, without
 gradients of parameters. A ratio is that of the times of one round; its median and quartiles are those of all rounds of
-all runs, and its range is that of the runs' medians. With --device cuda the clock stops when the GPU is done.
+all runs, and its range is that of the runs' medians. The commit is the version of this package that was measured. With
+--device cuda the clock stops when the GPU is done.
 
 What is measured is kept in runs/speed.json, and a case that is there is not measured again on the same machine with the
 same versions, so that a long command can be interrupted; with --again it is. --before COMMIT measures an earlier
@@ -17,12 +18,14 @@ version beside this one; --without leaves contenders out; --profile says where t
 from __future__ import annotations
 
 import argparse
+import atexit
 import ctypes
 import gc
 import io
 import json
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -128,13 +131,17 @@ def autolrp(model: nn.Module) -> Run:
 
 
 def earlier(commit: str) -> Callable[[nn.Module], Run]:
-    """``LRP`` as it was at a commit, in a package of another name: modules and torch's operations have one of each."""
+    """``LRP`` with its default composite as it was at a commit.
+
+    In a package of another name, since Python has one module and torch one operation of a name.
+    """
     archive = subprocess.run(["git", "archive", commit, "headwater"], cwd=ROOT, capture_output=True, check=True).stdout
     folder, name = Path(tempfile.mkdtemp()), f"headwater_{re.sub(r'[^0-9A-Za-z]', '_', commit)}"
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
     for source in (folder / "headwater").rename(folder / name).rglob("*.py"):
         source.write_text(re.sub(r"\bheadwater\b", name, source.read_text()))
+    atexit.register(shutil.rmtree, folder)
     sys.path.insert(0, str(folder))
     made: Callable[[nn.Module], Run] = import_module(name).LRP
     return made
@@ -418,6 +425,7 @@ def main() -> None:
     for case in cases:
         key = json.dumps(vars(case))
         if key in kept["cases"] and not options.again:
+            print(f"{case.arch}, batch {case.batch}, {case.dtype}: kept from before; --again measures it again")
             continue
         once = ["--once", "--rounds", str(options.rounds), "--before", options.before]
         once += ["--without", *options.without] if options.without else []

@@ -36,12 +36,19 @@ def main(graph: str, photo: str, out: str, target: str | None = None) -> None:
         given["target"] = np.array([int(target)])
     logits, heatmap, account = session.run(["logits", "map", "conservation"], given)
     explained = about["target"] if target is None else int(target)  # None: the predicted class
-    index = int(logits[0].argmax()) if explained is None else explained
+    index = predicted(logits[0]) if explained is None else explained
     seed, arrived = account[0]
     print(f"{about['classes'][index] if about['classes'] else index}: {seed:.4f}; the map sums to {arrived:.4f}")
     strength = np.clip(heatmap[0] / max(heatmap.max(), 1e-30), 0, 1)
     faded = np.asarray(image) * (0.25 + 0.75 * strength[..., None])
     Image.fromarray(faded.astype(np.uint8)).resize((4 * width, 4 * height)).save(Path(out))
+
+
+def predicted(logits: np.ndarray) -> int:
+    """The most probable class; of logits per pixel, that of the largest mean probability."""
+    logits = logits.reshape(len(logits), -1)
+    weights = np.exp(logits - logits.max(0))
+    return int((weights / weights.sum(0)).mean(1).argmax())
 
 
 def centre(image: Image.Image, short: int, height: int, width: int) -> Image.Image:

@@ -183,8 +183,8 @@ def _check_beside(path: Path, about: Mapping[str, Any]) -> None:
     differing = [key for key in ours if said.get(key) != ours[key]] if isinstance(said, dict) else []
     if differing:
         raise InputError(
-            f"{beside} says what {other.name} is, which is another graph: {', '.join(differing)} differ; choose "
-            "another name, or remove it"
+            f"{beside} says what {other.name} is, which is another graph (differing: {', '.join(differing)}); choose "
+            f"another name, or remove {other.name}"
         )
 
 

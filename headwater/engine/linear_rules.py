@@ -34,7 +34,7 @@ from headwater.engine.rules import Prepared, Rule
 from headwater.errors import InputError
 
 _MANY = 2**14
-"""Outputs of a layer for one image from which on what rounding leaves of their relevance is not followed."""
+"""Outputs for one image from which on what rounding leaves of their relevance is not followed, see :func:`_many`."""
 
 Term = tuple[Tensor, Tensor | None]
 """A pair (a, w). ``a`` has the shape of the input, or batch size 1 where it is the same for all images."""
@@ -138,17 +138,15 @@ def _quotients(
     """Relevance over each output's sum of contributions, and what the fallback is to hand on; shaped as the output."""
     (a, w), *further = part.terms
     z = layer.apply(a, w, part.bias)
-    if not observed() and z.untyped_storage().data_ptr() == a.untyped_storage().data_ptr():
-        z = z.clone()  # a view, or the input itself; what follows writes over it
     size = None if part.sizes is None else layer.apply(*part.sizes)
     for a, w in further:
         more = layer.apply(a, w)
         z = z + more
         size = None if size is None else size + more
-    same = z.shape == relevance.shape  # else the terms are the same for all images
+    memory = _memory_of(z, part.terms[0][0], relevance)
     # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
-    if size is None and not eps and _many(z, relevance):
-        s = torch.div(relevance, z, out=z if same else None)
+    if size is None and not eps and _many(relevance):
+        s = torch.div(relevance, z, out=memory)
         if s.sum().isfinite():
             return s, None
         lost = s.isfinite().logical_not_()
@@ -158,17 +156,34 @@ def _quotients(
         s = s.masked_fill_(z.abs() < part.threshold * size, 0)
     if not fallback:
         return s, None
-    # The remainder takes the memory of the denominators, which nothing needs any more.
-    return s, torch.addcmul(relevance, s, z, value=-1, out=spare(z)) if same else relevance - s * z
+    return s, torch.addcmul(relevance, s, z, value=-1, out=memory)
 
 
-def _many(z: Tensor, relevance: Tensor) -> bool:
-    """Whether an image's outputs are so many that the rounding errors of their quotients average out.
+def _memory_of(z: Tensor, a: Tensor, relevance: Tensor) -> Tensor | None:
+    """That of the denominators, for what replaces them, unless the operation has returned its input or a view of it.
+
+    None, too, where the terms are the same for all images, so that the denominators are fewer.
+    """
+    memory = spare(z)
+    if memory is None or z.shape != relevance.shape:
+        return None
+    return None if z.untyped_storage().data_ptr() == a.untyped_storage().data_ptr() else memory
+
+
+def _many(relevance: Tensor) -> bool:
+    """Whether an image has so many outputs that the rounding errors of their quotients average out.
 
     Then they need no fallback, which spares passes over them, and memory. Only on the CPU: another device would have to
-    be waited for.
+    be waited for. Only with four dimensions, of which the first counts images (or windows of them); with three, as in
+    ``nn.MultiheadAttention``, it may be the second.
     """
-    return z.device.type == "cpu" and relevance[0].numel() >= _MANY and spare(z) is not None
+    return (
+        not observed()
+        and not torch.is_grad_enabled()
+        and relevance.device.type == "cpu"
+        and relevance.ndim == 4
+        and relevance.shape[1:].numel() >= _MANY
+    )
 
 
 @dataclass(frozen=True, repr=False)

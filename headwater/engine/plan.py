@@ -34,6 +34,7 @@ class Plan:
         layouts: those cuts between image and output that have rows and columns, with their layout, in order.
         weights: the model's live parameters.
         bindings: what the operations' arguments stand for.
+        varying: outputs of those steps whose weights have another shape for each number of images.
         contrast: of the composite, see :class:`~headwater.engine.composites.Composite`.
         programs: what was compiled of it, by what was asked for.
 
@@ -51,11 +52,15 @@ class Plan:
     layouts: Mapping[str, Layout]
     weights: WeightStore
     bindings: Bindings
+    varying: frozenset[str] = frozenset()
     contrast: float = 0.0
     programs: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def prepared(self, step: Step) -> tuple[Tensor | None, ...]:
-        """What the step's rule makes of the layer's parameters alone, kept until they change."""
+        """What the step's rule makes of the layer's parameters alone, kept until they change.
+
+        Where a weight has another shape for each number of images, it is made anew.
+        """
         layer, rule = step.layer, step.rule
         if not isinstance(layer, Linear) or rule is None:
             return ()
@@ -63,13 +68,7 @@ class Plan:
         def make() -> tuple[Tensor | None, ...]:
             return tuple(w if w is None else channels_last(w) for w in rule.prepare(layer.weight, layer.bias))
 
-        return self.weights.derived(derived_key(step), make) if self.keeps(step) else make()
-
-    def keeps(self, step: Step) -> bool:
-        """Whether :meth:`prepared` keeps what it makes: not where a weight has another shape for each batch size."""
-        return (
-            isinstance(step.layer, Linear) and step.rule is not None and not self.bindings.sized(step.layer.operation)
-        )
+        return make() if step.output in self.varying else self.weights.derived(derived_key(step), make)
 
     def input_of(self, module: str) -> str:
         """The value that enters ``module``, at its first call.
@@ -134,7 +133,9 @@ def make_plan(graph: Graph, composite: Composite, weights: WeightStore) -> Plan:
         for layer, assigned in zip(layers, composite.assign(graph, layers), strict=True)
     ]
     cuts = _cuts(graph, steps)
-    return Plan(graph, scheduled(steps), cuts, scale_layouts(graph, steps, cuts), weights, bindings, composite.contrast)
+    layouts = scale_layouts(graph, steps, cuts)
+    varying = frozenset(step.output for step in steps if bindings.varies(step.layer.operation))
+    return Plan(graph, scheduled(steps), cuts, layouts, weights, bindings, varying, composite.contrast)
 
 
 def _layers(graph: Graph, composite: Composite, lookup: Lookup) -> list[Layer]:

@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 from headwater.engine.account import Account
 from headwater.engine.guards.modes import tracing
+from headwater.engine.linear_layers import Linear
 from headwater.engine.packing import recording
 from headwater.engine.plan import Plan, derived_key
 from headwater.engine.seed import Seed, Start, class_scores, seed_at, with_classes
@@ -52,7 +53,8 @@ class SweepProgram:
         plan: the network's steps. While it is traced, its weights stand for other tensors.
         request: what is asked for.
         x: an example; its values do not matter.
-        derive: what the rules derive from the weights alone is computed in the program, else it is an input.
+        derive: what the rules derive from the weights alone is computed in the program, else it is an input (but not
+            where a weight has another shape for each number of images).
 
     Attributes:
         graph: the program: :meth:`tensors`, images, then classes, other classes and mask where the request has them;
@@ -65,7 +67,8 @@ class SweepProgram:
 
     def __init__(self, plan: Plan, request: Request, x: Tensor, derive: bool) -> None:
         self.plan, self.request = plan, request
-        self._kept: list[Step] = [] if derive else [step for step in plan.steps if plan.keeps(step)]
+        linear = [step for step in plan.steps if isinstance(step.layer, Linear) and step.rule is not None]
+        self._kept: list[Step] = [] if derive else [step for step in linear if step.output not in plan.varying]
         self.outputs: tuple[str, ...] = ()
         count = 2 if plan.graph.batch is None else plan.graph.batch
         with tracing(x):

@@ -103,10 +103,10 @@ class Bindings:
     def __init__(self, graph: Graph, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
         self._graph, self._tensors = graph, tensors
         self._plain = [operation for operation in graph.operations if not operation.inputs]
-        self._sized: set[str] = set()  # those that depend on the number of images
+        self._varying: set[str] = set()  # those that depend on the number of images
         for operation in self._plain:
-            if isinstance(operation.target, BatchSize) or self.sized(operation):
-                self._sized.add(operation.name)
+            if isinstance(operation.target, BatchSize) or self.varies(operation):
+                self._varying.add(operation.name)
         self._values = threading.local()  # each thread its own, which may explain another number of images
 
     def __call__(self, leaf: Any) -> Any:
@@ -120,10 +120,10 @@ class Bindings:
             return leaf
         return widened(bound) if self._widening and isinstance(bound, Tensor) else bound
 
-    def sized(self, operation: Operation) -> bool:
+    def varies(self, operation: Operation) -> bool:
         """Whether an argument of the operation depends on the number of images, besides the images' own values."""
         found = leaves((operation.args, operation.kwargs))
-        return any(isinstance(leaf, Value) and leaf.name in self._sized for leaf in found)
+        return any(isinstance(leaf, Value) and leaf.name in self._varying for leaf in found)
 
     @property
     def _widening(self) -> bool:

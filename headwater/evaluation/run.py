@@ -164,7 +164,7 @@ def evaluate(
 
 
 def _estimate(model: nn.Module, settings: Settings, preprocessing: Preprocessing, devices: Sequence[str]) -> Estimate:
-    """On the first device, where there are any; the copy of the network is gone from it afterwards."""
+    """Estimate of the run's time, measured on the first device if there are any."""
     where = copy.deepcopy(shared_copy(model)).to(devices[0]) if devices else model
     return estimate(where, settings, preprocessing)
 

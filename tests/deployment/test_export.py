@@ -17,6 +17,7 @@ from torch import nn
 import headwater as hw
 from headwater.composites import Type
 from headwater.deployment import run_exported
+from headwater.engine.seed import class_scores
 from headwater.errors import ExportError, InputError, MissingDependencyError, OutputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,20 +186,38 @@ def test_what_does_not_fit_is_said_before_any_work(tiny, images, tmp_path, monke
         hw.export(tiny, "otsuki2024", tmp_path / "explainer.onnx", images)
 
 
-@pytest.mark.parametrize(("target", "given", "shown"), [(1, None, 1), ("input", "2", 2), (None, None, None)])
-def test_the_example_names_the_class_that_is_explained(mixed, target, given, shown, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def example():
     module = importlib.util.spec_from_file_location("exported", ROOT / "examples" / "exported.py")
-    example = importlib.util.module_from_spec(module)
-    module.loader.exec_module(example)
+    loaded = importlib.util.module_from_spec(module)
+    module.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.mark.parametrize(("asked", "given"), [("other", None), ("input", "other"), (None, None)])
+def test_the_example_names_the_class_that_is_explained(mixed, example, asked, given, tmp_path, capsys):
     graph, photo, drawn = (str(tmp_path / name) for name in ("explainer.onnx", "photo.png", "map.png"))
-    hw.export(mixed, "otsuki2024", graph, noise(2), target=target)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(photo)
-    example.main(graph, photo, drawn, given)
-    index, probability = capsys.readouterr().out.split(";")[0].split(": ")
-    assert int(index) in ([0, 1, 2] if shown is None else [shown]) and 0 < float(probability) < 1
+    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 255, (18, 22, 3), dtype=np.uint8))
+    noisy.resize((300, 260)).save(photo)
+    about = hw.export(mixed, "otsuki2024", tmp_path / "first.onnx", noise(2)).about
+    image = np.array(example.centre(Image.open(photo), about["resize"], 18, 22), dtype=np.float32)
+    x = torch.from_numpy(image / 255 - about["mean"]).div(torch.tensor(about["std"])).permute(2, 0, 1)[None].float()
+    predicted = hw.LRP(mixed)(x).target.item()
+    other = (predicted + 1) % 3
+    hw.export(mixed, "otsuki2024", graph, noise(2), target=other if asked == "other" else asked)
+    example.main(graph, photo, drawn, str(other) if given else None)
+    named, seed = capsys.readouterr().out.split(";")[0].split(": ")
+    expected = hw.LRP(mixed)(x, predicted if asked is None else other)
+    assert int(named) == expected.target.item() and float(seed) == pytest.approx(expected.probability.item(), abs=1e-3)
     assert Image.open(drawn).size == (4 * 22, 4 * 18)
     with pytest.raises(SystemExit, match="name its number last" if given else "it takes no class"):
         example.main(graph, photo, drawn, None if given else "0")
+
+
+def test_the_example_predicts_as_lrp_does(example):
+    for shape in ((5,), (3, 4, 6), (1,)):
+        logits = 3 * torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        assert example.predicted(logits.numpy()) == class_scores(logits[None], None).argmax().item()
 
 
 def test_the_description_of_another_graph_is_not_replaced(tiny, images, tmp_path):
@@ -206,7 +225,7 @@ def test_the_description_of_another_graph_is_not_replaced(tiny, images, tmp_path
     (tmp_path / "explainer.pt2").rename(tmp_path / "explainer.onnx")
     hw.export(tiny, "otsuki2024", tmp_path / "explainer.pt2", images)  # the same in the other format
     (tmp_path / "explainer.pt2").unlink()
-    with pytest.raises(InputError, match=r"explainer.json says what explainer.onnx is, .*: composite differ"):
+    with pytest.raises(InputError, match=r"explainer.json says what explainer.onnx is.*differing: composite"):
         hw.export(tiny, "otsuki2024-ii", tmp_path / "explainer.pt2", images)
     assert json.loads((tmp_path / "explainer.json").read_text())["composite"] == done.about["composite"]
     assert not (tmp_path / "explainer.pt2").exists()
