@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import hashlib
 import io
@@ -23,7 +22,7 @@ from headwater import __version__
 from headwater.data.classes import found_images
 from headwater.data.labelled import LabelledImage, raise_if_all_refused
 from headwater.data.storage import as_path
-from headwater.engine.trace import shared_copy
+from headwater.engine.trace import own_copy
 from headwater.errors import ClusterError, DataError, HeadwaterError, MissingDependencyError, OutputError
 from headwater.evaluation.chunks import unfinished
 from headwater.files import check_folder, claim, concerns_all, safe_name, write_bytes, write_checked
@@ -247,7 +246,7 @@ def _results(
         for k in todo:
             yield k, worker.rows(chunks[k])
         return
-    sent = copy.deepcopy(shared_copy(model)).cpu()
+    sent = own_copy(model, "cpu")
     yield from engine.run(functools.partial(_Explainer, sent, wanted, out, token, repeated), chunks, todo)
 
 

@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from headwater.engine.guards.modes import observed, spare
+from headwater.engine.guards.modes import spare, unwatched
 from headwater.engine.layers import Layer
 from headwater.engine.linear_layers import Linear
 from headwater.engine.quotients import finite_or
@@ -178,11 +178,7 @@ def _many(relevance: Tensor) -> bool:
     ``nn.MultiheadAttention``, it may be the second.
     """
     return (
-        not observed()
-        and not torch.is_grad_enabled()
-        and relevance.device.type == "cpu"
-        and relevance.ndim == 4
-        and relevance.shape[1:].numel() >= _MANY
+        unwatched() and relevance.device.type == "cpu" and relevance.ndim == 4 and relevance.shape[1:].numel() >= _MANY
     )
 
 

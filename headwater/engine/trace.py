@@ -272,6 +272,11 @@ def shared_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo).eval()
 
 
+def own_copy(model: nn.Module, device: str) -> nn.Module:
+    """Like :func:`shared_copy`, with tensors of its own on ``device``."""
+    return copy.deepcopy(shared_copy(model)).to(device)
+
+
 def computes_a_weight(hook: Any) -> bool:
     """Whether a hook is one of ``torch.nn.utils`` or of a class derived from them, which is part of the network."""
     return any(kind.__module__.startswith("torch.nn.utils") for kind in type(hook).__mro__)

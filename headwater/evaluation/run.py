@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import hashlib
 import io
@@ -26,7 +25,7 @@ from headwater import __version__
 from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import Preprocessing
 from headwater.data.storage import as_path
-from headwater.engine.trace import shared_copy
+from headwater.engine.trace import own_copy, shared_copy
 from headwater.errors import DataError, InputError, MissingDependencyError
 from headwater.evaluation.chunks import unfinished
 from headwater.evaluation.labels import label_for
@@ -131,10 +130,11 @@ def evaluate(
     done = len(chosen) - sum(len(chunks[k]) for k in todo)
     if expected is not None and todo and engine is None:
         left = len(chosen) - done
-        expected(_estimate(model, replace(settings, samples=left), card.preprocessing, devices), left)
+        remaining = replace(settings, samples=left)
+        expected(estimate(own_copy(model, devices[0]) if devices else model, remaining, card.preprocessing), left)
     began = time.monotonic()
     if engine is not None:
-        make = functools.partial(worker_on, copy.deepcopy(shared_copy(model)).cpu(), card.preprocessing, settings)
+        make = functools.partial(worker_on, own_copy(model, "cpu"), card.preprocessing, settings)
         results = engine.run(make, chunks, todo)
     else:
         results = _run(model, card.preprocessing, settings, chunks, todo, devices)
@@ -163,12 +163,6 @@ def evaluate(
     return table
 
 
-def _estimate(model: nn.Module, settings: Settings, preprocessing: Preprocessing, devices: Sequence[str]) -> Estimate:
-    """Estimate of the run's time, measured on the first device if there are any."""
-    where = copy.deepcopy(shared_copy(model)).to(devices[0]) if devices else model
-    return estimate(where, settings, preprocessing)
-
-
 def _run(
     model: nn.Module,
     preprocessing: Preprocessing,
@@ -185,7 +179,7 @@ def _run(
         return
     idle: SimpleQueue[Worker] = SimpleQueue()
     for device in devices:
-        idle.put(Worker(copy.deepcopy(shared_copy(model)).to(device), preprocessing, settings))
+        idle.put(Worker(own_copy(model, device), preprocessing, settings))
 
     def work(k: int) -> tuple[int, list[dict[str, Any]]]:
         worker = idle.get()

@@ -19,6 +19,7 @@ from headwater.composites import Type
 from headwater.deployment import run_exported
 from headwater.engine.seed import class_scores
 from headwater.errors import ExportError, InputError, MissingDependencyError, OutputError
+from headwater.models import card_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -199,9 +200,9 @@ def test_the_example_names_the_class_that_is_explained(mixed, example, asked, gi
     graph, photo, drawn = (str(tmp_path / name) for name in ("explainer.onnx", "photo.png", "map.png"))
     noisy = Image.fromarray(np.random.default_rng(0).integers(0, 255, (18, 22, 3), dtype=np.uint8))
     noisy.resize((300, 260)).save(photo)
-    about = hw.export(mixed, "otsuki2024", tmp_path / "first.onnx", noise(2)).about
-    image = np.array(example.centre(Image.open(photo), about["resize"], 18, 22), dtype=np.float32)
-    x = torch.from_numpy(image / 255 - about["mean"]).div(torch.tensor(about["std"])).permute(2, 0, 1)[None].float()
+    prepare = card_of(mixed).preprocessing
+    image = np.array(example.centre(Image.open(photo), prepare.resize, 18, 22), dtype=np.float32)
+    x = torch.from_numpy(image / 255 - prepare.mean).div(torch.tensor(prepare.std)).permute(2, 0, 1)[None].float()
     predicted = hw.LRP(mixed)(x).target.item()
     other = (predicted + 1) % 3
     hw.export(mixed, "otsuki2024", graph, noise(2), target=other if asked == "other" else asked)

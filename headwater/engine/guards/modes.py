@@ -99,13 +99,18 @@ def observed() -> bool:
     return bool(torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or transformed())
 
 
+def unwatched() -> bool:
+    """Whether values may be asked for and written over: no gradients are wanted, and nothing traces."""
+    return not (torch.is_grad_enabled() or observed())
+
+
 def spare(memory: Tensor) -> Tensor | None:
     """What nothing reads any more, for the ``out`` of an operation.
 
     None where gradients are wanted, or something traces: torch's compiler takes no ``out`` that is not contiguous, and
     shares memory by itself.
     """
-    return None if torch.is_grad_enabled() or observed() else memory
+    return memory if unwatched() else None
 
 
 def transformed() -> bool:
