@@ -73,7 +73,7 @@ def settle(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def linear_layer(module: nn.Module, x: torch.Tensor) -> Linear:
     """The layer that stands for a module of one operation, bound to the module's weights."""
-    operation = trace(module, x).operations[-1]
+    *_, operation = (found for found in trace(module, x).operations if found.kind != "movedim")
 
     def lookup(leaf):
         return dict(module.named_parameters()).get(leaf.name) if hasattr(leaf, "name") else leaf

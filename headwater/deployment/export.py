@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 import headwater
+from headwater.data.preprocessing import Preprocessing
 from headwater.deployment.running import OUTPUTS, Agreement, agreement, onnx_runtime, run_bytes
 from headwater.engine.account import total
 from headwater.engine.compiled import reason_of
 from headwater.engine.composites import Composite
-from headwater.engine.guards.checks import check_images
+from headwater.engine.guards.checks import check_values
 from headwater.engine.guards.modes import tracing
+from headwater.engine.inputs import Inputs
 from headwater.engine.lrp import LRP
 from headwater.engine.plan import Plan
 from headwater.engine.program import Request, SweepProgram
@@ -133,8 +135,12 @@ def export(
     card = card_of(model)
     if pixels and not isinstance(getattr(model, "card", None), ModelCard):
         raise InputError("pixels=True normalises by the model's card, and this model has none; see headwater.ModelCard")
+    if pixels and type(card.preprocessing) is not Preprocessing:
+        raise InputError(
+            f"pixels=True subtracts a mean and divides; {card.name} has its own processor: give x normalised"
+        )
     x = _noise(model, card) if x is None else x
-    check_images(x, model)
+    check_values(Inputs.of(x))
     if path.suffix == ".onnx" and x.dtype != torch.float32:
         raise InputError(
             f"ONNX Runtime convolves in float32 on the CPU, the images are {x.dtype}; write a .pt2 archive"
@@ -191,8 +197,8 @@ def _check_beside(path: Path, about: Mapping[str, Any]) -> None:
 def _noise(model: nn.Module, card: ModelCard) -> Tensor:
     """Two images of the size that the model is for."""
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    size = card.preprocessing.crop
-    noise = torch.rand(2, len(card.preprocessing.mean), size, size, generator=torch.Generator().manual_seed(0))
+    size = card.preprocessing.size
+    noise = torch.rand(2, len(card.preprocessing.mean), *size, generator=torch.Generator().manual_seed(0))
     return noise.to(like.device, like.dtype)
 
 
@@ -204,7 +210,7 @@ def _exported_program(
     example = x.new_zeros((2, *x.shape[1:])) if any_number else torch.zeros_like(x)
     given = [example] if target != "input" else [example, example.new_zeros(len(example), dtype=torch.long)]
     try:
-        sweep = SweepProgram(plan, Request(start, chosen=target is not None), x, derive=True)
+        sweep = SweepProgram(plan, Request(start, chosen=target is not None), Inputs.of(x), derive=True)
         graph = _Graph(sweep, target if isinstance(target, int) else None, card)
         sizes = [{0: torch.export.Dim.DYNAMIC} if any_number else None for _ in given]
         with tracing(x):

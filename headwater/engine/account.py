@@ -71,18 +71,19 @@ class Account:
         """Relevance at each checkpoint, by its name."""
         return {place: self.relevance[name] for place, name in self.places.items() if name in self.relevance}
 
-    def conservation(self, seed: Tensor, image: Tensor, size: Tensor | None = None) -> Conservation:
+    def conservation(self, seed: Tensor, inputs: Sequence[Tensor], size: Tensor | None = None) -> Conservation:
         """The account of one sweep.
 
         Args:
             seed: relevance that it began with, ``(N,)``.
-            image: relevance that arrived at the image, ``(N, C, H, W)``.
+            inputs: relevance that arrived at each input, ``(N, ...)``.
             size: what errors are parts of, ``(N,)``; the seed's size if not given.
         """
         totals = {place: self.totals[name] for place, name in self.places.items() if name in self.totals}
         cuts = tuple(place for place in totals if self.places[place] in self.plan.cuts)
         size = None if size is None else total(size[:, None], self.count)
-        return Conservation(total(seed[:, None], self.count), total(image, self.count), totals, cuts, size)
+        arrived = torch.stack([total(relevance, self.count) for relevance in inputs]).sum(0)
+        return Conservation(total(seed[:, None], self.count), arrived, totals, cuts, size)
 
     def coarse(self) -> dict[str, Tensor]:
         """The maps at cuts by name, from the output to the image."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from headwater.engine.account import Account
+from headwater.engine.graph import Activation
+from headwater.engine.inputs import Inputs
 from headwater.engine.plan import Plan
 from headwater.engine.program import Request, SweepProgram
 from headwater.engine.seed import (
@@ -37,26 +38,26 @@ class CompiledSweep:
     Args:
         plan: the network's steps.
         request: what is asked for.
-        x: images of the size, dtype and device that it is compiled for.
+        inputs: of the size, dtype and device that it is compiled for.
 
     Raises:
         CompileError: an operation cannot be traced.
     """
 
-    def __init__(self, plan: Plan, request: Request, x: Tensor) -> None:
+    def __init__(self, plan: Plan, request: Request, inputs: Inputs) -> None:
         try:
-            self._program = SweepProgram(plan, request, x, derive=False)
+            self._program = SweepProgram(plan, request, inputs, derive=False)
         except HeadwaterError:
             raise
         except Exception as error:  # whatever a rule or torch's tracer raises
             raise CompileError(f"the sweep cannot be compiled: {reason_of(error)}") from error
         self._run: Callable[..., tuple[Tensor, ...]] = torch.compile(self._program.graph, fullgraph=True)
 
-    def __call__(self, x: Tensor, given: list[Tensor], account: Account) -> tuple[Seed, Tensor]:
+    def __call__(self, inputs: Inputs, given: list[Tensor], account: Account) -> tuple[Seed, tuple[Tensor, ...]]:
         """Sweep, as :func:`~headwater.engine.sweep.sweep` does; weights must be refreshed, bindings computed.
 
         Args:
-            x: images ``(N, C, H, W)``.
+            inputs: what the network is called with.
             given: classes, other classes and mask, where the request has them.
             account: told what has arrived where.
 
@@ -64,7 +65,7 @@ class CompiledSweep:
             CompileError: torch cannot compile an operation.
         """
         try:
-            results = self._run(*self._program.tensors(), x, *given)
+            results = self._run(*self._program.tensors(), *inputs.tensors, *given)
         except Exception as error:  # the compiler's errors have no common base
             raise CompileError(f"the sweep cannot be compiled: {reason_of(error)}") from error
         found = dict(zip(self._program.outputs, results, strict=True))
@@ -87,24 +88,33 @@ class CompiledSweep:
             found.get("against"),
             found.get("size"),
         )
-        return seed, found["relevance"]
+        return seed, tuple(
+            found[f"relevance_{k}" if k else "relevance"] for k in range(len(self._program.plan.graph.sources))
+        )
 
 
 def compiled_sweep(
-    plan: Plan, x: Tensor, target: Target, start: Start, region: Region, against: Target, account: Account
-) -> Callable[[Tensor], tuple[Seed, Tensor]]:
-    """The compiled sweep for these images and this request, made if there is none yet.
+    plan: Plan,
+    inputs: Inputs,
+    target: Target,
+    start: Start,
+    region: Region,
+    against: Target,
+    account: Account,
+    activation: Activation,
+) -> Callable[[Inputs], tuple[Seed, tuple[Tensor, ...]]]:
+    """The compiled sweep for these inputs and this request, made if there is none yet.
 
     Raises:
         CompileError: it cannot be compiled.
         InputError: the target, the region or the class against it does not fit the network.
     """
-    shape = (len(x), *(size for size in plan.graph.shapes[plan.graph.output][1:] if size is not None))
+    x = inputs.floating
+    count = len(inputs)
+    shape = (count, *(size for size in plan.graph.shapes[plan.graph.output][1:] if size is not None))
     like = widened(x.new_empty(())).expand(shape if len(shape) > 1 else (*shape, 1))  # of the logits, without memory
-    given = [] if target is None else [chosen_classes(target, len(x), like.shape[1], x.device).contiguous()]
-    other = (
-        None if against is None else chosen_classes(against, len(x), like.shape[1], x.device, "against").contiguous()
-    )
+    given = [] if target is None else [chosen_classes(target, count, like.shape[1], x.device).contiguous()]
+    other = None if against is None else chosen_classes(against, count, like.shape[1], x.device, "against").contiguous()
     given += [] if other is None else [other]
     mask = None if region is None else region_mask(region, like).contiguous()
     given += [] if mask is None else [mask]
@@ -116,19 +126,20 @@ def compiled_sweep(
         account.keep,
         other is not None,
         bool(account.layouts),
+        activation,
     )
-    kinds = ("start", "chosen", "region", "keep", "against", "scales")
+    kinds = ("start", "chosen", "region", "keep", "against", "scales", "activation")
     key = (*(getattr(request, name) for name in kinds), *request.places.items())
     if key not in plan.programs:
-        plan.programs[key] = CompiledSweep(plan, request, x)
+        plan.programs[key] = CompiledSweep(plan, request, inputs)
     run: CompiledSweep = plan.programs[key]
 
-    def begin(images: Tensor) -> tuple[Seed, Tensor]:
-        seed, relevance = run(images, given, account)
-        check_scores(class_scores(seed.logits, mask))
+    def begin(prepared: Inputs) -> tuple[Seed, tuple[Tensor, ...]]:
+        seed, relevance = run(prepared, given, account)
+        check_scores(class_scores(seed.logits, mask, activation))
         if other is not None:
             check_different(seed.target, other)
-        return replace(seed, relevance=relevance), relevance
+        return seed, relevance
 
     return begin
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from headwater.engine.blocks import Group, find_groups
 from headwater.engine.graph import Graph, Operation
 from headwater.engine.layer_table import layer_for
-from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange
+from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange, TokenPath
 from headwater.engine.reach import check_blocks, check_reach, is_for, misplaced
 from headwater.engine.registrations import registered_rules
-from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split
+from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split, ToTokens
 from headwater.engine.splitting import Gates
 from headwater.engine.structure import ResidualBlock, Structure
 from headwater.engine.where import Blocks, Choice, Entry, Pair, Registered, Type, as_where, place_of
@@ -182,6 +182,8 @@ class Composite:
         operation = layer.operation
         if isinstance(layer, Join) and len(operation.inputs) == 1:
             return Pass(), "a constant is added"
+        if isinstance(layer, TokenPath):
+            return ToTokens(), "token ids"
         place = place_of(layer, structure)
         for k, entry in enumerate(table):
             if not entry.where.matches(place) or (entry.where.passes_over and not is_for(entry.rule, layer)):

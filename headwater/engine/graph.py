@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Value:
-    """An argument that an earlier operation (or the image) provides."""
+    """An argument that an earlier operation (or an input) provides."""
 
     name: str
 
@@ -73,12 +73,12 @@ class OnACopy:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """A size that is computed from the number of images, by torch's symbolic expression for it."""
+    """A size that is computed from the number of examples, by torch's symbolic expression for it."""
 
     expression: Any
 
     def __call__(self, x: Tensor) -> int:
-        sizes = dict.fromkeys(self.expression.free_symbols, x.shape[0])  # which is a symbol while tracing
+        sizes = dict.fromkeys(self.expression.free_symbols, x.shape[0])  # which are symbols while tracing
         return sympy_interp(PythonReferenceAnalysis, sizes, self.expression)
 
 
@@ -91,7 +91,12 @@ class Operation:
         target: the function to run, never in place.
         args, kwargs: its arguments; tensors appear as ``Value``, ``Weight`` or ``Constant``.
         calls: the module calls that enclose it, outermost first.
-        inputs: names of the tensors among its arguments that depend on the image, in argument order.
+        inputs: names of the tensors among its arguments that relevance can go back to, in argument order: those that
+            are computed from the inputs' floating-point values or, before an embedding, from token ids.
+        whole: its result is whole numbers that are computed from token ids.
+        embeds: its result is features, and is computed from token ids alone.
+        beside: its result is computed from values that relevance can go back to, but only chooses or masks others, such
+            as the indices of the largest; no relevance reaches it.
     """
 
     name: str
@@ -100,6 +105,9 @@ class Operation:
     kwargs: dict[str, Any]
     calls: tuple[ModuleCall, ...]
     inputs: tuple[str, ...] = ()
+    whole: bool = False
+    embeds: bool = False
+    beside: bool = False
 
     @property
     def kind(self) -> str:
@@ -122,26 +130,71 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """A model for images of one size: operations, the name of the image, the name of the output.
+class GraphInput:
+    """One of the tensors that a model is called with.
 
-    ``batch`` is ``None`` when the list holds for any number of images. ``shapes`` has the shape of each value.
+    Attributes:
+        name: of its value.
+        carries: relevance goes back to it; else it has none of its own, such as a mask.
+        channels: its dimension of channels, over which a map sums; ``None`` where every value has a place of its own.
+        ids: it holds token ids, which an embedding looks up.
+    """
+
+    name: str
+    carries: bool = True
+    channels: int | None = 1
+    ids: bool = False
+
+
+Activation = Literal["softmax", "sigmoid"]
+"""What makes probabilities of a network's logits."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model for inputs of one size, as a list of operations.
+
+    Attributes:
+        operations: in the order in which data flows.
+        inputs: the tensors that the model is called with, in the order of the call.
+        output: name of the value that is explained: the logits.
+        batch: ``None`` when the list holds for any number of examples.
+        shapes: shape of each value.
+        head: ``"softmax"``, ``"log_softmax"`` or ``"sigmoid"`` where the model ends with one, which the list leaves
+            out; ``None`` where the model returns the output itself.
+        returned: which of the tensors that the model returns, flattened, it is.
+        classes_last: the model returns it with the classes in the last dimension, as for each token; here they are
+            in dimension 1.
     """
 
     operations: tuple[Operation, ...]
-    input: str
+    inputs: tuple[GraphInput, ...]
     output: str
     batch: int | None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    head: str | None = None
+    returned: int = 0
+    classes_last: bool = False
+
+    @property
+    def sources(self) -> tuple[GraphInput, ...]:
+        """The inputs that relevance goes back to."""
+        return tuple(given for given in self.inputs if given.carries)
+
+    @property
+    def input(self) -> str:
+        """Name of the first input that relevance goes back to."""
+        return self.sources[0].name
 
     def cuts(self) -> tuple[str, ...]:
-        """Values that every path from the image to the output crosses, both ends included, in order.
+        """Values that every path from the inputs to the output crosses, both ends included, in order.
 
         Relevance at each of them sums to the seed. A value is a cut if, once it is computed, nothing that was computed
-        before it is still to be used.
+        before it is still to be used. Of several inputs none is a cut by itself.
         """
         last_use = {name: k for k, operation in enumerate(self.operations) for name in operation.inputs}
-        cuts, open_until = [self.input], last_use.get(self.input, -1)
+        sources = [source.name for source in self.sources]
+        cuts, open_until = sources if len(sources) == 1 else [], max(last_use.get(name, -1) for name in sources)
         for k, operation in enumerate(self.operations):
             if operation.inputs:
                 if open_until <= k and operation.name in self.shapes:

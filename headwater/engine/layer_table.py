@@ -8,6 +8,7 @@ from headwater.engine.graph import Operation, Value
 from headwater.engine.layers import (
     Activation,
     BatchNorm,
+    Beside,
     Elementwise,
     Join,
     Layer,
@@ -17,6 +18,7 @@ from headwater.engine.layers import (
     MaxSelect,
     Product,
     Rearrange,
+    TokenPath,
     Unknown,
 )
 from headwater.engine.linear_layers import (
@@ -26,6 +28,7 @@ from headwater.engine.linear_layers import (
     Bicubic,
     Convolution,
     Dense,
+    FixedEinsum,
     FixedMatrix,
     Linear,
     Mean,
@@ -62,6 +65,10 @@ def is_registered(kind: str) -> bool:
 
 def layer_for(operation: Operation, lookup: Lookup) -> Layer:
     """The layer that stands for ``operation``; :class:`Unknown` if nothing is registered for its kind."""
+    if operation.whole or operation.embeds:
+        return TokenPath(operation, lookup)
+    if operation.beside:
+        return Beside(operation, lookup)
     layer = _LAYERS.get(operation.kind, Unknown)(operation, lookup)
     one = isinstance(layer, (Linear, Elementwise, MaxPool))
     # Two values of the image, as in a convolution whose kernel the image makes: not what these classes stand for.
@@ -82,7 +89,9 @@ def _matrix_product(operation: Operation, lookup: Lookup) -> Layer:
 
 
 def _einsum(operation: Operation, lookup: Lookup) -> Layer:
-    return (MatrixProduct if len(operation.inputs) == 2 else Unknown)(operation, lookup)
+    if len(operation.args[1]) != 2:
+        return Unknown(operation, lookup)
+    return (MatrixProduct if len(operation.inputs) == 2 else FixedEinsum)(operation, lookup)
 
 
 def _mean(operation: Operation, lookup: Lookup) -> Layer:
@@ -113,7 +122,7 @@ register_layer(
     Average,
     *("avg_pool1d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool3d"),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_linear1d", "upsample_trilinear3d"),
-    *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "col2im"),
+    *("_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "col2im", "cumsum"),
 )
 register_layer(Bicubic, "upsample_bicubic2d", "_upsample_bicubic2d_aa")
 register_layer(MaxPool, "max_pool2d")
@@ -122,17 +131,32 @@ register_layer(
     *("max_pool1d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool1d", "adaptive_max_pool2d"),
 )
 register_layer(_maximum, "amax", "max", "maximum")
-register_layer(Join, "add", "sub")
-register_layer(_product, "mul", "div")
+register_layer(Join, "add", "sub", "rsub", "subtract")
+register_layer(_product, "mul", "div", "multiply", "divide")
 register_layer(Activation, "relu")
 register_layer(BatchNorm, "batch_norm")
 register_layer(
     Elementwise,
     *("relu6", "hardtanh", "leaky_relu", "prelu", "elu", "celu", "selu", "silu", "hardswish", "gelu", "mish", "tanh"),
-    *("square", "abs", "exp", "log", "log1p", "rsqrt", "sin", "cos", "softshrink", "threshold", "log_softmax"),
+    *(
+        "square",
+        "abs",
+        "exp",
+        "erf",
+        "acos",
+        "reciprocal",
+        "log",
+        "log1p",
+        "rsqrt",
+        "sin",
+        "cos",
+        "softshrink",
+        "threshold",
+        "log_softmax",
+    ),
     *("softplus", "softsign", "sigmoid", "hardsigmoid", "log_sigmoid", "clamp", "clamp_min", "clamp_max", "hardshrink"),
     *("layer_norm", "group_norm", "instance_norm", "rms_norm", "native_layer_norm", "native_group_norm"),
-    *("_native_batch_norm_legit_no_training", "softmax", "_softmax", "neg", "pow", "sqrt", "addcmul"),
+    *("_native_batch_norm_legit_no_training", "softmax", "_softmax", "_safe_softmax", "neg", "pow", "sqrt", "addcmul"),
     *("dropout", "feature_dropout", "alpha_dropout", "detach", "clone", "contiguous", "to", "_to_copy", "alias"),
     *("lift_fresh_copy", "type_as"),
 )
@@ -142,6 +166,7 @@ register_layer(
     *("expand", "expand_as", "repeat", "roll", "flip", "movedim", "swapaxes", "pixel_shuffle", "pixel_unshuffle"),
     *("channel_shuffle", "slice", "select", "narrow", "index", "chunk", "split", "split_with_sizes", "unbind"),
     *("cat", "concat", "stack", "pad", "constant_pad_nd", "reflection_pad2d", "replication_pad2d", "numpy_T"),
-    *("mT", "adjoint", "matrix_H", "index_select"),
+    *("mT", "adjoint", "matrix_H", "index_select", "gather", "masked_fill", "where"),
+    *("repeat_interleave", "concatenate", "tril", "triu", "scatter", "index_put", "index_copy", "tile", "broadcast_to"),
     *("slice_scatter", "select_scatter", "unfold", "im2col", "view_as", "reshape_as", "tensor_split", "hsplit", "copy"),
 )

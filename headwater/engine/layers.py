@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.engine.graph import ModuleCall, Operation, Value
+from headwater.engine.graph import Constant, ModuleCall, Operation, Value
 from headwater.engine.guards.modes import spare
 from headwater.errors import UnsupportedOperationError
 
@@ -117,7 +117,9 @@ class Join(Layer):
 
     def terms(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """What each branch adds to the sum."""
-        scale = self.argument(2, "alpha", 1) * (-1 if self.operation.kind == "sub" else 1)
+        scale = self.argument(2, "alpha", 1) * (-1 if self.operation.kind in ("sub", "subtract") else 1)
+        if self.operation.kind == "rsub":  # the second less the first
+            return [inputs[0] * -scale, *inputs[1:]]
         second = isinstance(self.operation.args[1], Value) and self.operation.args[1].name in self.operation.inputs
         return [h * scale if scale != 1 and second and k == len(inputs) - 1 else h for k, h in enumerate(inputs)]
 
@@ -154,9 +156,19 @@ class Rearrange(Layer):
     @property
     def has_constants(self) -> bool:
         """Whether outputs may be no input's: padding, a class token put in front, parts that are written over."""
-        if self.operation.kind in ("cat", "concat", "stack"):
+        if self.operation.kind in ("cat", "concat", "concatenate", "stack"):
             return len(self.operation.args[0]) > len(self.operation.inputs)
-        return self.operation.kind in ("pad", "constant_pad_nd", "slice_scatter", "select_scatter", "copy", "im2col")
+        if self.operation.kind == "where":
+            return len(self.operation.inputs) == 1
+        return self.operation.kind in _WITH_CONSTANTS
+
+
+_WITH_CONSTANTS = frozenset(
+    (
+        *("pad", "constant_pad_nd", "slice_scatter", "select_scatter", "copy", "im2col", "masked_fill", "tril", "triu"),
+        *("scatter", "index_put", "index_copy"),
+    )
+)
 
 
 class Product(Layer):
@@ -169,6 +181,29 @@ class MatrixProduct(Layer):
     """Matrix product of two values of the image, as in attention."""
 
     category = "matrix_product"
+
+
+class TokenPath(Rearrange):
+    """What is done with token ids: an embedding, or what computes ids or positions from them before it."""
+
+    category = "tokens"
+
+    def run_on_floats(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The operation with floating-point numbers for all whole ones, to send relevance back through it."""
+        dtype = inputs[0].dtype
+
+        def floating(leaf: Any) -> Any:
+            bound = self.lookup(leaf)
+            is_data = isinstance(leaf, (Value, Constant)) and isinstance(bound, Tensor) and bound.dtype != torch.bool
+            return bound.to(dtype) if is_data else bound
+
+        return Layer(self.operation, floating).run(inputs)
+
+
+class Beside(Layer):
+    """What only chooses or masks other values, such as the indices of the largest; no relevance reaches it."""
+
+    category = "beside"
 
 
 class Unknown(Layer):

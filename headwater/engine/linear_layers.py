@@ -211,6 +211,36 @@ class FixedMatrix(Linear):
         return self.transpose(r / self.apply(torch.ones_like(like), ones), ones, like)
 
 
+class FixedEinsum(Linear):
+    """An Einstein sum of a value and a parameter or constant."""
+
+    def __init__(self, operation: Operation, lookup: Lookup) -> None:
+        super().__init__(operation, lookup)
+        self.equation, operands = operation.args[0], operation.args[1]
+        self.first = isinstance(operands[0], Value) and operands[0].name in operation.inputs
+
+    @property
+    def weight(self) -> Tensor | None:
+        return self.lookup(self.operation.args[1][1 if self.first else 0])
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None
+
+    def apply(self, h: Tensor, w: Tensor | None, bias: Tensor | None = None) -> Tensor:
+        assert w is not None
+        return torch.einsum(self.equation, *((h, w) if self.first else (w, h)))
+
+    def transpose(self, s: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        back, *_ = torch.func.vjp(lambda h: self.apply(h, w), like)[1](s)
+        return torch.empty_like(like).copy_(back)
+
+    def spread_remainder(self, r: Tensor, w: Tensor | None, like: Tensor) -> Tensor:
+        assert w is not None
+        ones = torch.ones_like(w)
+        return self.transpose(r / self.apply(torch.ones_like(like), ones), ones, like)
+
+
 class Average(Linear):
     """Pooling, mean, sum, interpolation: fixed weights, none negative, that need no parameter."""
 

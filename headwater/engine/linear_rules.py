@@ -144,14 +144,18 @@ def _quotients(
         z = z + more
         size = None if size is None else size + more
     memory = _memory_of(z, part.terms[0][0], relevance)
-    # Where nothing contributes, the quotient is infinite or NaN and becomes 0: all of it is left to the fallback.
+    # Where nothing contributes, or so little that a float has lost digits of it, all is left to the fallback.
+    limits = torch.finfo(z.dtype)
+    least = limits.tiny / limits.eps
     if size is None and not eps and _many(relevance):
+        low, high = z.aminmax()
+        if low > least or high < -least:
+            return torch.div(relevance, z, out=memory), None
+        lost = (z.abs() >= least).logical_not_()
         s = torch.div(relevance, z, out=memory)
-        if s.sum().isfinite():
-            return s, None
-        lost = s.isfinite().logical_not_()
         return s.masked_fill_(lost, 0), relevance * lost if fallback else None
-    s = finite_or(relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z), 0.0)
+    denominators = torch.where(z < 0, z - eps, z + eps) if eps else z
+    s = finite_or(relevance / denominators, 0.0).masked_fill_(denominators.abs() < least, 0)
     if size is not None:
         s = s.masked_fill_(z.abs() < part.threshold * size, 0)
     if not fallback:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from headwater.engine.composites import Composite
 from headwater.engine.graph import Graph, Operation
+from headwater.engine.inputs import channels_last
 from headwater.engine.layer_table import layer_for
 from headwater.engine.layers import Block, Layer, Lookup
 from headwater.engine.linear_layers import Linear
@@ -76,7 +76,7 @@ class Plan:
         Raises:
             InputError: there is no such module, it is inside a block, or several values enter it.
         """
-        if module == "":
+        if module == "" and len(self.graph.sources) == 1:
             return self.graph.input
         keys = [c.key for operation in self.graph.operations for c in operation.calls if c.path == module]
         if not keys:
@@ -91,7 +91,7 @@ class Plan:
         if len(entering) != 1:
             raise InputError(f"{len(entering)} values enter module {module!r}; a checkpoint needs one")
         (name,) = entering
-        if name not in {self.graph.input, *(step.output for step in self.steps)}:
+        if name not in {*(source.name for source in self.graph.sources), *(step.output for step in self.steps)}:
             raise InputError(f"module {module!r} lies inside a block that the composite takes as one layer")
         return name
 
@@ -104,7 +104,9 @@ class Plan:
             rows.append((path, kind, "-" if step.rule is None else str(step.rule), step.why))
         widths = [max(len(row[k]) for row in rows) for k in range(3)]
         lines = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, (*widths, 0), strict=True)) for row in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        head = self.graph.head
+        told = [] if head is None else [f"The network ends with a {head}; what enters it are the logits."]
+        return "\n".join([*(line.rstrip() for line in lines), *told])
 
 
 def derived_key(step: Step) -> tuple[object, ...]:
@@ -164,15 +166,10 @@ def _cuts(graph: Graph, steps: Sequence[Step]) -> frozenset[str]:
             cuts.add(step.output)
         waiting.discard(step.output)
         waiting.update(name for k, name in enumerate(step.inputs) if step.rule.passes_to(k))
-    return frozenset((*cuts, graph.input))
+    return frozenset((*cuts, graph.input) if len(graph.sources) == 1 else cuts)
 
 
 def _batch_dimension(graph: Graph, name: str) -> int:
     """Which dimension of a value counts the images."""
     shape = graph.shapes.get(name, ())
     return shape.index(None) if None in shape else 0
-
-
-def channels_last(tensor: Tensor) -> Tensor:
-    """The layout that convolutions are fastest in."""
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor

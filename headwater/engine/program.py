@@ -13,7 +13,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from headwater.engine.account import Account
+from headwater.engine.graph import Activation
 from headwater.engine.guards.modes import tracing
+from headwater.engine.inputs import Inputs, channels_last
 from headwater.engine.linear_layers import Linear
 from headwater.engine.packing import recording
 from headwater.engine.plan import Plan, derived_key
@@ -35,6 +37,7 @@ class Request:
         keep: whether the relevance at checkpoints is returned, not only its sum.
         against: other classes are given, against which they are explained.
         scales: whether the maps at cuts are returned.
+        activation: what makes probabilities of the logits.
     """
 
     start: Start = "probability"
@@ -44,6 +47,7 @@ class Request:
     keep: bool = False
     against: bool = False
     scales: bool = False
+    activation: Activation = "softmax"
 
 
 class SweepProgram:
@@ -52,30 +56,32 @@ class SweepProgram:
     Args:
         plan: the network's steps. While it is traced, its weights stand for other tensors.
         request: what is asked for.
-        x: an example; its values do not matter.
+        inputs: an example; its values do not matter.
         derive: what the rules derive from the weights alone is computed in the program, else it is an input (but not
             where a weight has another shape for each number of images).
 
     Attributes:
-        graph: the program: :meth:`tensors`, images, then classes, other classes and mask where the request has them;
+        graph: the program: :meth:`tensors`, inputs, then classes, other classes and mask where the request has them;
             to a tuple.
-        outputs: what the tuple holds: ``relevance``; ``logits``, ``target``, ``probability``, ``total`` and, where
+        outputs: what the tuple holds: ``relevance`` of the first input that has it, ``relevance_1`` and so on of
+            others; ``logits``, ``target``, ``probability``, ``total`` and, where
             there are other classes, ``against`` and ``size`` as :class:`~headwater.engine.seed.Seed` has them;
             ``join.NAME``, ``total.NAME``, ``relevance.NAME`` and ``map.NAME`` as
             :class:`~headwater.engine.account.Account` notes them.
     """
 
-    def __init__(self, plan: Plan, request: Request, x: Tensor, derive: bool) -> None:
-        self.plan, self.request = plan, request
+    def __init__(self, plan: Plan, request: Request, inputs: Inputs, derive: bool) -> None:
+        self.plan, self.request, self._like = plan, request, inputs
         linear = [step for step in plan.steps if isinstance(step.layer, Linear) and step.rule is not None]
         self._kept: list[Step] = [] if derive else [step for step in linear if step.output not in plan.varying]
         self.outputs: tuple[str, ...] = ()
         count = 2 if plan.graph.batch is None else plan.graph.batch
+        x = inputs.floating
         with tracing(x):
             plan.weights.refresh()
-            plan.bindings.compute(x)
+            plan.bindings.compute(inputs)
             shape = plan.graph.shapes[plan.graph.output]
-            given = [x.new_zeros((count, *x.shape[1:])).contiguous(memory_format=torch.channels_last)]
+            given = [channels_last(t.new_zeros((count, *t.shape[1:]))) for t in inputs.tensors]
             given += [x.new_zeros(count, dtype=torch.long) for asked in (request.chosen, request.against) if asked]
             given += [widened(x.new_zeros((count, *map(int, filter(None, shape[2:])))))] if request.region else []
             with nullcontext() if derive else recording():
@@ -104,12 +110,15 @@ class SweepProgram:
             sizes = [batch, *[DimDynamic.STATIC] * (tensor.ndim - 1)]
             fakes.append(mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)))
 
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            self._stand_for(inputs[: len(tensors)], here)
-            x, *rest = inputs[len(tensors) :]
+        like = self._like
+
+        def run(*arguments: Tensor) -> tuple[Tensor, ...]:
+            self._stand_for(arguments[: len(tensors)], here)
+            rest = list(arguments[len(tensors) :])
+            inputs = Inputs(tuple(rest.pop(0) for _ in like.tensors), like.keys, like.alone)
             classes = rest.pop(0) if self.request.chosen else None
             against = rest.pop(0) if self.request.against else None
-            found = self._run(x, classes, against, rest.pop(0) if rest else None)
+            found = self._run(inputs, classes, against, rest.pop(0) if rest else None)
             self.outputs = tuple(found)
             return tuple(found.values())
 
@@ -129,20 +138,25 @@ class SweepProgram:
         }
         self.plan.weights.stand_for(weights, derived)
 
-    def _run(self, x: Tensor, target: Tensor | None, against: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
+    def _run(
+        self, inputs: Inputs, target: Tensor | None, against: Tensor | None, mask: Tensor | None
+    ) -> dict[str, Tensor]:
         request = self.request
         layouts = self.plan.layouts if request.scales else {}
-        account = Account(self.plan, x.shape[0], request.places, request.keep, layouts)
+        count = inputs.tensors[0].shape[0]  # a symbol while it is traced, which len() would fix
+        account = Account(self.plan, count, request.places, request.keep, layouts)
 
         def begin(output: Tensor) -> Seed:
-            logits = with_classes(output, x.shape[0])
-            classes = class_scores(logits, mask).argmax(1) if target is None else target
-            return seed_at(output, logits, classes, request.start, mask, against, self.plan.contrast)
+            logits = with_classes(output, count)
+            classes = class_scores(logits, mask, request.activation).argmax(1) if target is None else target
+            return seed_at(
+                output, logits, classes, request.start, mask, against, self.plan.contrast, request.activation
+            )
 
-        self.plan.bindings.compute(x)
-        seed, relevance = sweep(self.plan, x, begin, account)
+        self.plan.bindings.compute(inputs)
+        seed, relevance = sweep(self.plan, inputs, begin, account)
         return {
-            "relevance": relevance,
+            **{f"relevance_{k}" if k else "relevance": arrived for k, arrived in enumerate(relevance)},
             "logits": seed.logits,
             "target": seed.target,
             "probability": seed.probability,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from headwater.engine.layers import Join, Layer, MatrixProduct, MaxPool, MaxSelect, Product, Rearrange
+from headwater.engine.layers import Join, Layer, MatrixProduct, MaxPool, MaxSelect, Product, Rearrange, TokenPath
 from headwater.engine.splitting import Splitting
 from headwater.errors import InputError
 
@@ -102,6 +102,33 @@ class Follow(Rule):
         return [
             (h.reshape(count, -1) + each[:, None]).reshape(h.shape).contiguous(memory_format=_layout(h)) for h in back
         ]
+
+
+@dataclass(frozen=True)
+class ToTokens(Rule):
+    """Relevance of a token's features, and of what is computed from its id, goes to the token itself.
+
+    Of several inputs with the same places the first gets it.
+    """
+
+    needs_inputs = False
+    layers: ClassVar[type[Layer]] = TokenPath
+
+    def passes_to(self, index: int) -> bool:
+        return index == 0
+
+    def __call__(
+        self, layer: TokenPath, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor | None]:
+        first, *others = inputs
+        if relevance.shape[: first.ndim] == first.shape:
+            share = relevance.flatten(first.ndim).sum(-1) if relevance.ndim > first.ndim else relevance.clone()
+        else:
+            share = torch.func.vjp(lambda h: layer.run_on_floats([h, *others]), first)[1](relevance)[0]
+            if layer.has_constants:  # what lies on added tokens, such as a decoder's first, goes to all in equal parts
+                lost = relevance.flatten(1).sum(1) - share.flatten(1).sum(1)
+                share = share + (lost / share[0].numel()).view(-1, *[1] * (share.ndim - 1))
+        return [share, *[None for _ in others]]
 
 
 @dataclass(frozen=True)

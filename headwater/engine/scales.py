@@ -1,7 +1,8 @@
-"""Relevance at the cuts as maps: where a value's rows and columns are, and how its map is enlarged to the image.
+"""Relevance at the cuts as maps: where a value's places are, and how its map is enlarged to the input.
 
-All relevance passes a cut, so a cut's map, summed over channels, sums to the seed as the image's does. It has the cut's
-own resolution: few cells near the classifier, which say where the network looked, and many near the image.
+All relevance passes a cut, so a cut's map, summed over channels, sums to the seed as the input's does. It has the cut's
+own resolution: few cells near the classifier, which say where the network looked, and many near the input. Places are
+pixels of an image, samples of a signal, voxels of a volume, frames' pixels of a video or tokens of a text.
 """
 
 from __future__ import annotations
@@ -22,43 +23,48 @@ from headwater.engine.steps import Step
 _MOST_TOKENS = 8
 """Class and register tokens in front of the patches; more than that are taken for something else."""
 _RESHAPES = frozenset(("flatten", "view", "reshape", "_unsafe_view", "unflatten", "view_as", "reshape_as"))
-_ONTO_MAPS = frozenset(("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"))
+_ONTO_MAPS = ("conv", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which dimensions of a value are rows and columns.
+    """Which dimensions of a value are places, such as rows and columns.
 
     Attributes:
-        rows: dimension of the rows, or of the tokens.
-        columns: dimension of the columns; the same as ``rows`` where patches are tokens in a row.
-        grid: how many rows and columns there are.
-        extra: tokens in front of the patches that have no place in the image, such as a class token.
+        dims: the dimension of each axis of the grid, or of the tokens alone where patches are tokens in a row.
+        grid: how many places there are along each axis, in the order of the input's axes.
+        extra: tokens in front of the patches that have no place in the input, such as a class token.
     """
 
-    rows: int
-    columns: int
-    grid: tuple[int, int]
+    dims: tuple[int, ...]
+    grid: tuple[int, ...]
     extra: int = 0
 
-    def summed(self, relevance: Tensor, batch: int) -> Float[Tensor, "n h w"]:
+    @property
+    def flat(self) -> bool:
+        """Whether all places are in one dimension."""
+        return len(self.dims) == 1
+
+    def summed(self, relevance: Tensor, batch: int) -> Float[Tensor, "n ..."]:
         """Relevance summed over channels, given in double precision where there is one.
 
         What lies on tokens without a place is handed to all cells in equal parts.
 
         Args:
             relevance: of a value with this layout.
-            batch: dimension that counts the images.
+            batch: dimension that counts the examples.
         """
-        kept = sorted({batch, self.rows, self.columns})
+        kept = sorted({batch, *self.dims})
         others = [d for d in range(relevance.ndim) if d not in kept]
         exact = torch.float64 if relevance.device.type != "mps" else torch.float32
         # The sum itself is in relevance's own precision: in double, torch would first copy all of it.
         maps = (relevance.sum(others) if others else relevance).to(exact)
-        maps = maps.movedim(kept.index(batch), 0)
-        if self.rows == self.columns:
-            placeless, maps = maps[:, : self.extra].sum(1, keepdim=True), maps[:, self.extra :]
-            maps = (maps + placeless / maps.shape[1]).unflatten(1, self.grid)
+        maps = maps.permute([kept.index(d) for d in (batch, *self.dims)])
+        if self.flat:
+            if self.extra:
+                placeless, maps = maps[:, : self.extra].sum(1, keepdim=True), maps[:, self.extra :]
+                maps = maps + placeless / maps.shape[1]
+            maps = maps.unflatten(1, self.grid)
         return maps
 
 
@@ -92,36 +98,36 @@ def scale_layouts(graph: Graph, steps: Sequence[Step], cuts: Collection[str]) ->
     return {name: layouts[name] for name in names if not is_repeated(name)}
 
 
-def enlarge(maps: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n H W"]:
-    r"""Maps in the image's size, each summing to what it summed to.
+def enlarge(maps: Float[Tensor, "n ..."], size: Sequence[int]) -> Float[Tensor, "n ..."]:
+    r"""Maps in the input's size, each summing to what it summed to.
 
-    A map is taken as a density, interpolated bilinearly between the centres of its cells and constant beyond the
-    outermost ones; each pixel gets the integral of it. So every cell's value is spread by a kernel of its own that sums
-    to one, whatever the sizes: nothing is normalised afterwards, and a constant map stays constant.
+    A map is taken as a density, interpolated linearly along each axis between the centres of its cells and constant
+    beyond the outermost ones; each place gets the integral of it. So every cell's value is spread by a kernel of its
+    own that sums to one, whatever the sizes: nothing is normalised afterwards, and a constant map stays constant.
 
     Args:
-        maps: ``(N, h, w)``.
-        size: rows and columns of the image; a map that has them already comes back as it is.
+        maps: ``(N, *places)``.
+        size: of the input, such as rows and columns; a map that has it already comes back as it is.
 
     >>> import torch
     >>> enlarge(torch.tensor([[[4.0, 0.0]]]), (2, 4)).sum().item()
     4.0
     """
-    rows, columns = maps.shape[1:]
-    if (rows, columns) == tuple(size):
-        return maps
-    return _spreading(size[0], rows, maps) @ maps @ _spreading(size[1], columns, maps).T
+    for axis, (cells, places) in enumerate(zip(maps.shape[1:], size, strict=True), 1):
+        if cells != places:
+            maps = (maps.movedim(axis, -1) @ _spreading(places, cells, maps).T).movedim(-1, axis)
+    return maps
 
 
-def mean_of_scales(maps: Mapping[str, Float[Tensor, "n h w"]], size: tuple[int, int]) -> Float[Tensor, "n H W"] | None:
+def mean_of_scales(maps: Mapping[str, Float[Tensor, "n ..."]], size: Sequence[int]) -> Float[Tensor, "n ..."] | None:
     """The mean over the resolutions of maps, each of which is the mean of its maps; ``None`` without one.
 
     Every resolution counts the same, however many blocks work in it, so the rule has nothing to set for a network. All
     maps sum to the seed, so the mean does.
 
     Args:
-        maps: of cuts, and of the image if it is to count, by name.
-        size: rows and columns of the image.
+        maps: of cuts, and of the input if it is to count, by name.
+        size: of the input.
     """
     groups: dict[tuple[int, ...], list[Tensor]] = {}
     for one in maps.values():
@@ -131,7 +137,7 @@ def mean_of_scales(maps: Mapping[str, Float[Tensor, "n h w"]], size: tuple[int, 
 
 
 def _spreading(pixels: int, cells: int, like: Tensor) -> Tensor:
-    """How much of each cell goes to each pixel of one axis, ``(pixels, cells)``; every column sums to one."""
+    """How much of each cell goes to each place along one axis, ``(pixels, cells)``; every column sums to one."""
     edges = torch.arange(pixels + 1, dtype=like.dtype, device=like.device)[:, None] * (cells / pixels)
     centres = torch.arange(cells, dtype=like.dtype, device=like.device) + 0.5
     u = edges - centres
@@ -143,28 +149,37 @@ def _spreading(pixels: int, cells: int, like: Tensor) -> Tensor:
     return integral.diff(dim=0)
 
 
-# -- where rows and columns are ---------------------------------------------------------------------------------------
+# -- where places are --------------------------------------------------------------------------------------------------
 
 
 def _layouts(graph: Graph, operations: Sequence[Operation]) -> dict[str, Layout]:
-    """The layout of each value that has one, followed from the image on."""
-    image = graph.shapes.get(graph.input, ())
+    """The layout of each value that has one, followed from the input on; of several inputs there is none."""
     layouts: dict[str, Layout] = {}
-    if len(image) == 4 and image[2] and image[3]:
-        layouts[graph.input] = Layout(2, 3, (image[2], image[3]))
+    if len(graph.sources) != 1:
+        return layouts
+    (source,) = graph.sources
+    shape = graph.shapes.get(source.name, ())
+    places = [d for d in range(1, len(shape)) if d != source.channels]
+    grid = tuple(shape[d] or 0 for d in places)
+    if (source.channels is None and not source.ids) or not all(grid) or not grid:
+        return layouts
+    layouts[source.name] = Layout(tuple(places), grid)
     for operation in operations:
-        shape = graph.shapes.get(operation.name, ())
+        after = graph.shapes.get(operation.name, ())
         before = [(layouts[name], graph.shapes.get(name, ())) for name in operation.inputs if name in layouts]
-        found = _after(operation, shape, before)
+        found = _after(operation, after, before, len(grid))
         if found is not None and min(found.grid) >= 1 and math.prod(found.grid) > 1:
             layouts[operation.name] = found
     return layouts
 
 
-def _after(operation: Operation, shape: Shape, before: Sequence[tuple[Layout, Shape]]) -> Layout | None:
+def _after(operation: Operation, shape: Shape, before: Sequence[tuple[Layout, Shape]], axes: int) -> Layout | None:
     """The layout of an operation's output, given those of its inputs that have one."""
-    if operation.kind in _ONTO_MAPS:
-        return _on_grid(shape, 2, 3) if len(shape) == 4 else None
+    if operation.kind.startswith(_ONTO_MAPS):
+        dims = tuple(range(2, len(shape)))
+        if before and sorted(before[0][0].dims) == list(dims):
+            dims = before[0][0].dims
+        return _on_grid(shape, dims) if len(dims) == axes else None
     for layout, given in before:
         found = _moved(operation, layout, given, shape)
         if found is not None:
@@ -180,16 +195,21 @@ def _moved(operation: Operation, layout: Layout, given: Shape, shape: Shape) -> 
         else:
             a, b = (d % len(given) for d in operation.args[1:3])
             order[a], order[b] = order[b], order[a]
-        rows, columns = order.index(layout.rows), order.index(layout.columns)
-        return replace(layout, rows=rows, columns=columns) if rows <= columns else None
+        return replace(layout, dims=tuple(order.index(d) for d in layout.dims))
+    if operation.kind == "unsqueeze":
+        at = operation.args[1] % len(shape)
+        return replace(layout, dims=tuple(d + (d >= at) for d in layout.dims))
+    if operation.embeds or operation.whole:
+        return layout if shape[: len(given)] == given else None
     if operation.kind in _RESHAPES:
         return _reshaped(layout, given, shape)
     if len(shape) != len(given):
         return None
-    if layout.rows != layout.columns:
-        return _on_grid(shape, layout.rows, layout.columns)
-    tokens, patches = shape[layout.rows], math.prod(layout.grid)
-    if operation.kind in ("cat", "concat") and tokens != given[layout.rows] and _comes_first(operation):
+    concatenates = operation.kind in ("cat", "concat")
+    if not layout.flat or (len(layout.grid) == 1 and not layout.extra and not concatenates):
+        return _on_grid(shape, layout.dims)
+    tokens, patches = shape[layout.dims[0]], math.prod(layout.grid)
+    if concatenates and tokens != given[layout.dims[0]] and _comes_first(operation):
         return None
     if tokens is None or not 0 <= tokens - patches <= min(_MOST_TOKENS, patches - 1):
         return None
@@ -197,23 +217,25 @@ def _moved(operation: Operation, layout: Layout, given: Shape, shape: Shape) -> 
 
 
 def _comes_first(operation: Operation) -> bool:
-    """Whether a value of the image stands first in a concatenation, so that what is added stands behind it."""
+    """Whether a value of the input stands first in a concatenation, so that what is added stands behind it."""
     first = operation.args[0][0]
     return isinstance(first, Value) and first.name in operation.inputs
 
 
 def _reshaped(layout: Layout, given: Shape, shape: Shape) -> Layout | None:
-    """Rows and columns that become tokens, tokens that become rows and columns, or neither."""
+    """A grid that becomes tokens in a row, such tokens that become a grid, or neither."""
     if given == shape:
         return layout
-    at, patches = layout.rows, math.prod(layout.grid)
-    if layout.columns == at + 1 and (*given[:at], patches, *given[at + 2 :]) == shape:
-        return Layout(at, at, layout.grid)
-    if layout.columns == at and not layout.extra and (*given[:at], *layout.grid, *given[at + 1 :]) == shape:
-        return Layout(at, at + 1, layout.grid)
+    at, end = layout.dims[0], layout.dims[-1] + 1
+    if layout.dims != tuple(range(at, end)):
+        return None
+    if (*given[:at], math.prod(layout.grid), *given[end:]) == shape:
+        return Layout((at,), layout.grid)
+    if layout.flat and not layout.extra and (*given[:at], *layout.grid, *given[end:]) == shape:
+        return Layout(tuple(range(at, at + len(layout.grid))), layout.grid)
     return None
 
 
-def _on_grid(shape: Shape, rows: int, columns: int) -> Layout | None:
-    down, across = shape[rows], shape[columns]
-    return None if down is None or across is None else Layout(rows, columns, (down, across))
+def _on_grid(shape: Shape, dims: tuple[int, ...]) -> Layout | None:
+    grid = [shape[d] for d in dims]
+    return None if None in grid else Layout(dims, tuple(size or 0 for size in grid))

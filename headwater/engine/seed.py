@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from headwater.engine.graph import Activation
 from headwater.engine.guards.checks import check_classes
+from headwater.engine.heads import probabilities
 from headwater.errors import InputError, TraceError
 
 Start = Literal["probability", "logit", "one"]
 Target = int | Tensor | None
-Region = tuple[int, int] | Tensor | None
+Region = tuple[int, ...] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Seed:
         total: its sum per image, ``(N,)``.
         logits: the output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
         target: the explained class, long ``(N,)``.
-        probability: its softmax probability, its mean over the region for per-pixel outputs, ``(N,)``.
+        probability: its probability, its mean over the region for per-pixel outputs, ``(N,)``.
         against: the class against which it is explained, long ``(N,)``; ``None`` without one.
         size: sum of the sizes of ``relevance``, ``(N,)``, where there are two classes; else ``None``.
     """
@@ -48,8 +50,9 @@ def make_seed(
     region: Region,
     against: Target = None,
     contrast: float = 0.0,
+    activation: Activation = "softmax",
 ) -> Seed:
-    """The seed for an output ``(N,)``, ``(N, K)`` or ``(N, K, H, W)``.
+    """The seed for logits ``(N,)``, ``(N, K)`` or ``(N, K, ...)`` of which ``activation`` makes probabilities.
 
     Raises:
         TraceError: the output has another shape.
@@ -57,33 +60,34 @@ def make_seed(
     """
     logits = with_classes(output, count)
     mask = None if region is None else region_mask(region, logits)
-    classes = check_target(target, class_scores(logits, mask))
+    classes = check_target(target, class_scores(logits, mask, activation))
     if against is None:
-        return seed_at(output, logits, classes, start, mask, contrast=contrast)
+        return seed_at(output, logits, classes, start, mask, contrast=contrast, activation=activation)
     other = chosen_classes(against, count, logits.shape[1], logits.device, "against")
     check_different(classes, other)
-    return seed_at(output, logits, classes, start, mask, other)
+    return seed_at(output, logits, classes, start, mask, other, activation=activation)
 
 
 def with_classes(output: Tensor, count: int) -> Tensor:
-    """The output with a class dimension, ``(N, K)`` or ``(N, K, H, W)``.
+    """The output with a class dimension, ``(N, K)`` or ``(N, K, ...)``.
 
     Raises:
-        TraceError: it has another shape than ``(N,)``, ``(N, K)`` and ``(N, K, H, W)``.
+        TraceError: it does not have the batch first.
     """
-    if output.ndim not in (1, 2, 4) or output.shape[0] != count:
+    if output.ndim == 0 or output.shape[0] != count:
         raise TraceError(
-            f"the network returns {tuple(output.shape)} for {count} images; supported are logits (N, K), one value per "
-            "image (N,), and per-pixel logits (N, K, H, W). Wrap it in a module that returns one of these."
+            f"the network returns {tuple(output.shape)} for {count} examples; supported are logits (N, K), one value "
+            "per example (N,), and logits of each pixel, voxel or token (N, K, ...). Wrap it in a module that returns "
+            "one of these."
         )
     return output[:, None] if output.ndim == 1 else output
 
 
-def class_scores(logits: Tensor, mask: Tensor | None) -> Float[Tensor, "n k"]:
+def class_scores(logits: Tensor, mask: Tensor | None, activation: Activation = "softmax") -> Float[Tensor, "n k"]:
     """Of which the largest is the predicted class: the logits; for per-pixel logits mean probabilities."""
     if logits.ndim == 2:
         return logits
-    return _mean(logits.softmax(1), torch.ones_like(logits[:, 0]) if mask is None else mask)
+    return _mean(probabilities(logits, activation), torch.ones_like(logits[:, 0]) if mask is None else mask)
 
 
 def seed_at(
@@ -94,6 +98,7 @@ def seed_at(
     mask: Tensor | None,
     against: Tensor | None = None,
     contrast: float = 0.0,
+    activation: Activation = "softmax",
 ) -> Seed:
     """The seed for classes that are known to fit; tensor operations alone, which can be traced.
 
@@ -104,17 +109,20 @@ def seed_at(
         start: relevance to begin with.
         mask: the region of per-pixel logits, ``(N, H, W)``; ``None`` for the pixels where the class is predicted.
         against: other classes, long ``(N,)``, or ``None``.
-        contrast: part of the beginning that the other classes lose and the target gains; none with ``against``.
+        contrast: part of the beginning that the other classes lose and the target gains; none with ``against``, and
+            none with ``"sigmoid"``, where labels do not compete.
+        activation: what makes probabilities of the logits.
     """
-    probabilities = logits.softmax(1)
+    chances = probabilities(logits, activation)
     inside = torch.ones_like(logits[:, 0]) if mask is None else mask
-    if logits.ndim == 4 and mask is None:
-        predicted = (logits.argmax(1) == classes[:, None, None]).to(logits.dtype)
-        found = predicted.flatten(1).sum(1)[:, None, None] > 0
+    each = (-1, *[1] * (inside.ndim - 1))
+    if logits.ndim > 2 and mask is None:
+        predicted = (logits.argmax(1) == classes.view(each)).to(logits.dtype)
+        found = predicted.flatten(1).sum(1).view(each) > 0
         inside = torch.where(found, predicted, inside)  # a class that is predicted nowhere: everywhere
-    part = inside / inside.flatten(1).sum(1).view(-1, *[1] * (inside.ndim - 1)) if logits.ndim == 4 else inside
-    probability = _of_class(probabilities, classes)
-    starts = {"probability": probabilities, "logit": logits, "one": torch.ones_like(logits)}[start]
+    part = inside / inside.flatten(1).sum(1).view(each) if logits.ndim > 2 else inside
+    probability = _of_class(chances, classes)
+    starts = {"probability": chances, "logit": logits, "one": torch.ones_like(logits)}[start]
     beginning = _of_class(starts, classes) * part
     seed, size = _placed(logits, classes, beginning), None
     if against is not None:
@@ -122,7 +130,7 @@ def seed_at(
         seed = seed - _placed(logits, against, less)
         size = _total(beginning.abs() + less.abs())
         beginning = beginning - less
-    elif contrast and logits.shape[1] > 1:
+    elif contrast and logits.shape[1] > 1 and activation == "softmax":
         others = logits.scatter(1, _at(classes, logits), -torch.inf).softmax(1)
         seed = (1 + contrast) * seed - contrast * others * beginning[:, None]
     return Seed(
@@ -208,45 +216,38 @@ def check_different(target: Int[Tensor, " n"], against: Int[Tensor, " n"]) -> No
         )
 
 
-def class_probability(logits: Float[Tensor, "n k"], classes: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """Softmax probability of one class per image."""
-    return logits.softmax(1).gather(1, classes[:, None])[:, 0]
-
-
 def check_start(start: str) -> None:
     """Raise an ``InputError`` for an unknown ``start``."""
     if start not in get_args(Start):
         raise InputError(f"start must be one of {', '.join(get_args(Start))}, got {start!r}")
 
 
-def _mean(probabilities: Tensor, inside: Tensor) -> Tensor:
+def _mean(chances: Tensor, inside: Tensor) -> Tensor:
     """Mean probability of each class over a region, ``(N, K)``."""
-    return (probabilities * inside[:, None]).flatten(2).sum(2)
+    return (chances * inside[:, None]).flatten(2).sum(2)
 
 
-def region_mask(region: tuple[int, int] | Tensor, logits: Tensor) -> Tensor:
+def region_mask(region: tuple[int, ...] | Tensor, logits: Tensor) -> Tensor:
     """The region as ones and zeros, ``(N, H, W)``; of the logits only shape, dtype and device count.
 
     Raises:
         InputError: it does not fit the logits, or is empty.
     """
-    if logits.ndim != 4:
+    if logits.ndim < 3:
         shape = tuple(logits.shape)
         raise InputError(f"region is for networks with per-pixel outputs; this one returns {shape}")
-    count, _, height, width = logits.shape
+    count, _, *size = logits.shape
     if isinstance(region, tuple):
-        row, column = region
-        if not (0 <= row < height and 0 <= column < width):
-            raise InputError(f"region {region} lies outside the output of {height} x {width} pixels")
+        if len(region) != len(size) or not all(0 <= at < side for at, side in zip(region, size, strict=True)):
+            raise InputError(f"region {region} lies outside the output of {' x '.join(map(str, size))} pixels")
         mask = torch.zeros_like(logits[:, 0])
-        mask[:, row, column] = 1
+        places: Any = (slice(None), *region)
+        mask[places] = 1
         return mask
-    if not isinstance(region, Tensor) or region.shape not in ((height, width), (count, height, width)):
+    if not isinstance(region, Tensor) or region.shape not in ((*size,), (count, *size)):
         given = tuple(region.shape) if isinstance(region, Tensor) else type(region).__name__
-        raise InputError(
-            f"region must be (row, column) or a mask of {(height, width)} or {(count, height, width)}, got {given}"
-        )
-    mask = (region != 0).to(logits).expand(count, height, width)
+        raise InputError(f"region must be (row, column) or a mask of {(*size,)} or {(count, *size)}, got {given}")
+    mask = (region != 0).to(logits).expand(count, *size)
     if (mask.flatten(1).sum(1) == 0).any():
         raise InputError("region is empty for at least one image")
     return mask

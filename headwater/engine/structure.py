@@ -21,9 +21,28 @@ ACTIVATIONS = frozenset(
 )
 """Functions of one value, element by element, that end a residual block when they come right after its join."""
 _GATE_FUNCTIONS = frozenset(
-    ("sigmoid", "hardsigmoid", "softmax", "_softmax", "tanh", "hardtanh", "relu6", "clamp", "silu", "gelu", "hardswish")
+    (
+        "sigmoid",
+        "hardsigmoid",
+        "softmax",
+        "_softmax",
+        "_safe_softmax",
+        "tanh",
+        "hardtanh",
+        "relu6",
+        "clamp",
+        "silu",
+        "gelu",
+        "hardswish",
+    )
 )
-_NEVER_NEGATIVE = frozenset(("relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "_softmax", "softplus"))
+_GATES = frozenset(("sigmoid", "hardsigmoid", "softmax", "_softmax", "_safe_softmax"))
+_KEEPS_A_GATE = frozenset(
+    ("mul", "div", "add", "sub", "rsub", "dropout", "clone", "to", "_to_copy", "alias", "detach", "contiguous")
+)
+_NEVER_NEGATIVE = frozenset(
+    ("relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "_softmax", "_safe_softmax", "softplus")
+)
 
 
 def is_join(layer: Layer) -> bool:
@@ -99,10 +118,11 @@ class Structure:
 
     def _number_values(self) -> None:
         """A bit for each value, and for each the bits of all that it is computed from, itself included."""
-        self._bit = {self.graph.input: 1}
-        self._ancestors = {self.graph.input: 1}
+        sources = [source.name for source in self.graph.sources]
+        self._bit = {name: 1 << place for place, name in enumerate(sources)}
+        self._ancestors = dict(self._bit)
         self._parametrised = 0
-        for place, layer in enumerate(self.layers, 1):
+        for place, layer in enumerate(self.layers, len(sources)):
             name, bit = layer.operation.name, 1 << place
             self._bit[name] = bit
             self._ancestors[name] = bit
@@ -171,7 +191,7 @@ class Structure:
         """
         found: list[ResidualBlock] = []
         for join, entry in self.entries().items():
-            block = self._residual_block(join, entry) if "skip" in self.branches(join) else None
+            block = self._residual_block(join, entry) if entry and "skip" in self.branches(join) else None
             if block is None:
                 continue
             members = set(block.operations)
@@ -181,9 +201,9 @@ class Structure:
         return tuple(found)
 
     def entries(self) -> dict[str, str]:
-        """For each join the last value that every path to it crosses: its immediate dominator."""
-        above: dict[str, str] = {}
-        depth = {self.graph.input: 0}
+        """For each join the last value that every path to it crosses: its immediate dominator; ``""`` without one."""
+        above = {source.name: "" for source in self.graph.sources}
+        depth = {"": 0, **dict.fromkeys(above, 1)}
         for layer in self.layers:
             first, *others = layer.operation.inputs
             for other in others:
@@ -226,12 +246,12 @@ class Structure:
             return (0.5, 0.5)
         if layer.operation.kind == "div":
             return (1.0, 0.0)
-        signs = [self._spread(names), [self._from_gate_function(name) for name in names]]
+        signs: list[Sequence[int]] = [self._spread(names), [self._gate_likeness(name) for name in names]]
         if isinstance(layer, MatrixProduct):
             signs = signs[1:]
         for first, second in signs:
             if first != second:
-                return (0.0, 1.0) if first else (1.0, 0.0)
+                return (0.0, 1.0) if first > second else (1.0, 0.0)
         return (0.5, 0.5)
 
     def _spread(self, names: Sequence[str]) -> list[bool]:
@@ -242,17 +262,21 @@ class Structure:
         pairs = list(zip(first, second, strict=True))
         return [any(a == 1 != b for a, b in pairs), any(b == 1 != a for a, b in pairs)]
 
-    def _from_gate_function(self, name: str) -> bool:
-        """Whether a value comes from a sigmoid, a softmax or the like, with no other function after it."""
+    def _gate_likeness(self, name: str) -> int:
+        """How much a value is like a gate: 2 from a sigmoid or softmax, 1 from another bounded function, else 0.
+
+        No other function may come after it. In an LSTM, a sigmoid is the gate of what a tanh has made.
+        """
         while True:
             layer = self.producers.get(name)
             if layer is None:
-                return False
+                return 0
             if layer.operation.kind in _GATE_FUNCTIONS:
-                return True
-            passes = isinstance(layer, Rearrange) or layer.operation.kind in ("mul", "div", "add", "dropout", "clone")
-            if not passes or len(layer.operation.inputs) != 1:
-                return False
+                return 2 if layer.operation.kind in _GATES else 1
+            if not (isinstance(layer, Rearrange) or layer.operation.kind in _KEEPS_A_GATE):
+                return 0
+            if len(layer.operation.inputs) != 1:
+                return 0
             (name,) = layer.operation.inputs
 
     def _never_negative(self, layer: Layer) -> bool:
@@ -283,7 +307,7 @@ def _first(layers: Sequence[Layer]) -> set[str]:
             behind.add(operation.name)
         elif is_parametrised(layer):
             first.add(operation.name)
-        if is_parametrised(layer) or isinstance(layer, Block):
+        if is_parametrised(layer) or isinstance(layer, Block) or (operation.embeds and _weights(layer)):
             behind.add(operation.name)
     return first
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headwater.engine.account import Account
+from headwater.engine.inputs import Inputs
 from headwater.engine.plan import Plan
 from headwater.engine.schedule import segments
 from headwater.engine.seed import Seed
@@ -53,43 +54,53 @@ class Values:
 
 
 def sweep(
-    plan: Plan, x: Tensor, begin: Callable[[Tensor], Seed], account: Account, recompute: bool = False
-) -> tuple[Seed, Tensor]:
-    """Run the network on images and send relevance back to them.
+    plan: Plan, inputs: Inputs, begin: Callable[[Tensor], Seed], account: Account, recompute: bool = False
+) -> tuple[Seed, tuple[Tensor, ...]]:
+    """Run the network on its inputs and send relevance back to them.
 
     Args:
         plan: the network's steps, each with its rule.
-        x: the images, ``(N, C, H, W)``.
+        inputs: what the network is called with.
         begin: from the network's output to the seed.
         account: told what arrives where.
         recompute: keep one value per segment, and compute a segment's others again when relevance arrives there.
 
     Returns:
-        The seed, and the relevance of the images, ``(N, C, H, W)``, both at least float32.
+        The seed, and the relevance of each source of the graph, shaped as it, both at least float32.
     """
     values = Values()
-    values[plan.graph.input] = x
+    given = zip(plan.graph.inputs, inputs.tensors, strict=True)
+    sources = {source.name: tensor for source, tensor in given if source.carries}
+    for name, tensor in sources.items():
+        values[name] = tensor
     *earlier, last = segments(plan.steps, plan.graph.shapes) if recompute else (plan.steps,)
-    kept = {plan.graph.input, *(steps[-1].output for steps in earlier)}
+    kept = {*sources, *(steps[-1].output for steps in earlier)}
     for steps in earlier:
-        forward(steps, values, kept)
+        forward(plan, steps, values, kept)
         values.drop({step.output for step in steps} - kept)
-    forward(last, values)
+    forward(plan, last, values)
 
     seed = begin(values.wide(plan.graph.output))
     relevance = {plan.graph.output: seed.relevance}
     back(plan, last, values, relevance, seed, account)
     for steps in reversed(earlier):
-        forward(steps, values)
+        forward(plan, steps, values)
         back(plan, steps, values, relevance, seed, account)
-    account.arrived(plan.graph.input, relevance[plan.graph.input])
-    return seed, relevance[plan.graph.input]
+    found = [
+        relevance[name] if name in relevance else seed.relevance.new_zeros(tensor.shape)
+        for name, tensor in sources.items()
+    ]
+    for name, arrived in zip(sources, found, strict=True):
+        account.arrived(name, arrived)
+    return seed, tuple(found)
 
 
-def forward(steps: Iterable[Step], values: Values, kept: Collection[str] = ()) -> None:
+def forward(plan: Plan, steps: Iterable[Step], values: Values, kept: Collection[str] = ()) -> None:
     """Run the steps, dropping each value after its last use unless it is in ``kept``."""
     for step in steps:
         values[step.output] = step.run([values[name] for name in step.inputs])
+        if step.layer.operation.beside:
+            plan.bindings.note(step.output, values[step.output])
         values.drop(name for name in step.drops if name not in kept)
 
 

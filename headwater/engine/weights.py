@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from headwater.engine import packing
 from headwater.engine.graph import BatchSize, Constant, Graph, Operation, Value, Weight, leaves
 from headwater.engine.guards.checksum import Checksum, same
+from headwater.engine.inputs import Inputs
 from headwater.errors import InputError
 
 
@@ -102,8 +103,9 @@ class Bindings:
 
     def __init__(self, graph: Graph, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
         self._graph, self._tensors = graph, tensors
-        self._plain = [operation for operation in graph.operations if not operation.inputs]
-        self._varying: set[str] = set()  # those that depend on the number of images
+        self._plain = [operation for operation in graph.operations if not operation.inputs or operation.whole]
+        # What depends on the call: the inputs, what chooses, and what is computed from them or from how many there are.
+        self._varying = {given.name for given in graph.inputs} | {o.name for o in graph.operations if o.beside}
         for operation in self._plain:
             if isinstance(operation.target, BatchSize) or self.varies(operation):
                 self._varying.add(operation.name)
@@ -120,10 +122,17 @@ class Bindings:
             return leaf
         return widened(bound) if self._widening and isinstance(bound, Tensor) else bound
 
+    def note(self, name: str, value: Tensor) -> None:
+        """Let a value that the sweep has computed be an argument of operations that relevance does not pass it in."""
+        self._values.by_name[name] = value
+
     def varies(self, operation: Operation) -> bool:
-        """Whether an argument of the operation depends on the number of images, besides the images' own values."""
+        """Whether an argument depends on the call, besides the values that relevance goes back to."""
         found = leaves((operation.args, operation.kwargs))
-        return any(isinstance(leaf, Value) and leaf.name in self._varying for leaf in found)
+        carrying = set() if operation.whole or operation.embeds else set(operation.inputs)
+        return any(
+            isinstance(leaf, Value) and leaf.name in self._varying and leaf.name not in carrying for leaf in found
+        )
 
     @property
     def _widening(self) -> bool:
@@ -138,14 +147,16 @@ class Bindings:
         finally:
             self._values.widening = False
 
-    def compute(self, x: Tensor) -> None:
-        """Compute the values that depend on weights and sizes alone, for a run on the images ``x``."""
-        values: dict[str, Any] = {self._graph.input: x}
+    def compute(self, inputs: Inputs) -> None:
+        """Compute what relevance does not pass: what depends on weights, sizes, masks and whole numbers alone."""
+        values: dict[str, Any] = {g.name: t for g, t in zip(self._graph.inputs, inputs.tensors, strict=True)}
         self._values.by_name = values
         for operation in self._plain:
             args, kwargs = operation.bind(self)
             values[operation.name] = operation.target(*args, **kwargs)
-        del values[self._graph.input]
+        for given in self._graph.sources:
+            if not given.ids:
+                del values[given.name]
 
 
 def widened(tensor: Tensor) -> Tensor:

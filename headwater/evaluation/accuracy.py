@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from headwater.data.labelled import LabelledImages
-from headwater.engine.trace import shared_copy
+from headwater.engine.prediction import Predictor
 from headwater.errors import HeadwaterError
 from headwater.evaluation.labels import label_for
 from headwater.evaluation.settings import Settings
@@ -28,7 +28,7 @@ def split_accuracy(model: nn.Module, data: str | Path | LabelledImages, settings
         DataError: the data do not fit.
     """
     labelled = label_for(model, data, settings)
-    network, right, count = shared_copy(model), 0, 0
+    right, count = 0, 0
     images = labelled.data.images
     for start in range(0, len(images), settings.batch_size):
         photos, labels = [], []
@@ -39,8 +39,8 @@ def split_accuracy(model: nn.Module, data: str | Path | LabelledImages, settings
                 continue
             labels.append(image.label)
         if photos:
-            with torch.no_grad():
-                predicted = network(network_input(model, photos)).argmax(1).cpu()
+            x = network_input(model, photos)
+            predicted = Predictor(model, x).predicted(x).cpu()
             right += int((predicted == torch.tensor(labels)).sum())
             count += len(labels)
     return Accuracy(right, count, labelled.classes, labelled.source)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import nn
 
@@ -22,7 +21,7 @@ from headwater.data.labelled import LabelledImages, has_lists, load_labelled
 from headwater.data.preprocessing import Preprocessing
 from headwater.data.storage import as_path
 from headwater.data.texts import read_columns
-from headwater.engine.trace import shared_copy
+from headwater.engine.prediction import Predictor
 from headwater.errors import DataError, InputError
 from headwater.evaluation.settings import LABELS, Settings
 from headwater.models.card import ModelCard, card_of, network_input, wnids_among
@@ -126,10 +125,9 @@ def _from_file(data: str | Path | LabelledImages, settings: Settings, card: Mode
 
 def _class_count(model: nn.Module, card: ModelCard) -> int:
     """Number of logits that the network returns per image."""
-    blank = Image.new("RGB", (card.preprocessing.crop,) * 2)
-    with torch.no_grad():
-        logits = shared_copy(model)(network_input(model, [blank], card.preprocessing))
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(f"{card.name} returns {shape}; logits (N, K) are needed")
+    blank = Image.new("RGB", card.preprocessing.size[::-1])
+    x = network_input(model, [blank], card.preprocessing)
+    logits = Predictor(model, x).logits(x)
+    if logits.ndim != 2:
+        raise InputError(f"{card.name} returns {tuple(logits.shape)}; logits (N, K) are needed")
     return logits.shape[1]

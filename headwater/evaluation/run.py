@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +19,14 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from headwater import __version__
 from headwater.data.labelled import LabelledImage, LabelledImages
 from headwater.data.preprocessing import Preprocessing
 from headwater.data.storage import as_path
-from headwater.engine.trace import own_copy, shared_copy
+from headwater.engine.copies import own_copy
+from headwater.engine.prediction import Predictor
 from headwater.errors import DataError, InputError, MissingDependencyError
 from headwater.evaluation.chunks import unfinished
 from headwater.evaluation.labels import label_for
@@ -115,7 +116,7 @@ def evaluate(
     if engine is not None and not isinstance(data, LabelledImages):
         data = as_path(data).absolute()  # workers have another working directory
     out, card = Path(out), card_of(model, preprocessing)
-    settings.step_for(card.preprocessing.crop**2)
+    settings.step_for(math.prod(card.preprocessing.size))
     labelled = label_for(model, data, settings, preprocessing)
     found = labelled.data
     chosen = found.sample(min(settings.samples, len(found.images)), settings.seed)
@@ -228,7 +229,7 @@ def _about(
         "data": data.layout if isinstance(data, LabelledImages) else str(as_path(data).absolute()),
         "devices": list(devices) or (sorted(used) if engine is None else [str(engine)]),
         "classes": card.classes,
-        "step": settings.step_for(card.preprocessing.crop**2),
+        "step": settings.step_for(math.prod(card.preprocessing.size)),
         "baselines": [name for name in settings.methods if is_baseline(name)],
         "versions": {"Python": platform.python_version(), "headwater": __version__, **_installed()},
     }
@@ -271,8 +272,7 @@ def measure_randomisation(
     found = label_for(model, data, settings, preprocessing).data
     chosen = found.sample(min(settings.samples, len(found.images)), settings.seed)[:count]
     x = network_input(model, [image.open() for image in chosen], preprocessing)
-    with torch.no_grad():
-        target = shared_copy(model)(x).argmax(1)
+    target = Predictor(model, x).predicted(x)
     rows = []
     for name in settings.methods:
         result = randomisation(

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from headwater.data.preprocessing import Preprocessing
-from headwater.engine.trace import shared_copy
+from headwater.engine.prediction import Predictor
 from headwater.evaluation.settings import Settings
 from headwater.methods import Method, load_method, split_name
 from headwater.models import card_of, network_input
@@ -75,16 +75,15 @@ def estimate(model: nn.Module, settings: Settings, preprocessing: Preprocessing 
     (800, True)
     """
     prepare = card_of(model, preprocessing).preprocessing
-    size, batch = prepare.crop, max(32, settings.batch_size)
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
+    (height, width), batch = prepare.size, max(32, settings.batch_size)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
     noise = network_input(model, [photo] * batch, preprocessing)
-    points = math.ceil(size * size / settings.step_for(size * size))
+    points = math.ceil(height * width / settings.step_for(height * width))
     passes = 2 * points * len(settings.protocols) * len(settings.methods)  # both ends are shared by the two curves
-    network = shared_copy(model)
-    with torch.no_grad():
-        network(noise)
-        began = time.perf_counter()
-        network(noise).sum().item()  # waits for the device
+    network = Predictor(model, noise)
+    network.logits(noise)
+    began = time.perf_counter()
+    network.logits(noise).sum().item()  # waits for the device
     curves = passes * (time.perf_counter() - began) / batch
     maps = dict[str, float]()
     if curves * settings.samples > _SOON:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from headwater.data.labelled import LabelledImage, open_images
 from headwater.data.preprocessing import Preprocessing, seen
 from headwater.engine.explanation import Explanation
-from headwater.engine.trace import shared_copy
+from headwater.engine.prediction import Predictor
 from headwater.errors import DataError, HeadwaterError, InputError
 from headwater.evaluation.labels import PREDICTED
 from headwater.evaluation.settings import Settings
@@ -90,8 +90,7 @@ class Worker:
     def _labels(self, x: Tensor, images: Sequence[LabelledImage]) -> Tensor:
         """The class that the curves follow, ``(N,)``."""
         if all(image.label == PREDICTED for image in images):
-            with torch.no_grad():
-                return shared_copy(self.model)(x).argmax(1)
+            return Predictor(self.model, x).predicted(x)
         return torch.tensor([image.label for image in images], device=x.device)
 
     def _measure(
@@ -152,10 +151,10 @@ def worker_on(model: nn.Module, preprocessing: Preprocessing, settings: Settings
 
 
 def object_mask(image: LabelledImage, preprocessing: Preprocessing, size: tuple[int, int]) -> Tensor | None:
-    """The image's boxes as a mask of the network's crop, ``(crop, crop)``; ``None`` if no box lies in it."""
-    seen, side = preprocessing.box(*size), preprocessing.crop
-    mask = torch.zeros(side, side)
-    across, down = side / (seen.right - seen.left), side / (seen.bottom - seen.top)
+    """The image's boxes as a mask of the network's crop, ``(height, width)``; ``None`` if no box lies in it."""
+    seen, (rows, columns) = preprocessing.box(*size), preprocessing.size
+    mask = torch.zeros(rows, columns)
+    across, down = columns / (seen.right - seen.left), rows / (seen.bottom - seen.top)
     for box in image.boxes:
         left, right = (round((edge - seen.left) * across) for edge in (box.left, box.right))
         top, bottom = (round((edge - seen.top) * down) for edge in (box.top, box.bottom))

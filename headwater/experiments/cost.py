@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
-from headwater.engine.trace import shared_copy
+from headwater.engine.copies import shared_copy
 from headwater.methods import load_method
 from headwater.report.tabular import Cell, Table
 

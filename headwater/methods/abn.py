@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
+from headwater.engine.copies import shared_copy
 from headwater.engine.explanation import Explanation
-from headwater.engine.guards.checks import check_images
+from headwater.engine.guards.checks import check_values
 from headwater.engine.guards.modes import computing
-from headwater.engine.seed import Target, check_target, class_probability
-from headwater.engine.trace import shared_copy
+from headwater.engine.inputs import Inputs, NetworkInput
+from headwater.engine.seed import Target, check_target
 from headwater.errors import InputError
 from headwater.methods.method import Checkpoints, Progress, check_no_modules
 from headwater.models.abn import FUKUI, Variant
@@ -55,15 +56,17 @@ class AttentionMap:
         self.model = model
 
     def __call__(
-        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+        self, x: NetworkInput, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
         """Explain images, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress.
 
         Raises:
             InputError: the images, the target or the checkpoints do not fit.
         """
-        check_images(x, self.model)
+        inputs = Inputs.of(x)
+        check_values(inputs)
         check_no_modules(checkpoints)
+        (x,) = inputs.tensors
         with computing(x):
             said = shared_copy(self.model).attend(x)  # type: ignore[operator]
             attention = functional.interpolate(
@@ -72,4 +75,5 @@ class AttentionMap:
         classes = check_target(target, said.logits)
         if progress is not None:
             progress(1, 1)
-        return Explanation(attention[:, 0], said.logits, class_probability(said.logits, classes), classes)
+        probability = said.logits.softmax(1).gather(1, classes[:, None])[:, 0]
+        return Explanation(attention[:, 0], said.logits, probability, classes)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation
+from headwater.engine.graph import Activation
+from headwater.engine.inputs import NetworkInput
 from headwater.engine.lrp import LRP, Recompute
+from headwater.engine.outputs import Output
 from headwater.engine.scales import mean_of_scales
 from headwater.engine.seed import Region, Start, Target
 from headwater.methods.method import Checkpoints, Progress
@@ -32,6 +34,7 @@ class AllScales:
         composite: likewise.
         output: likewise.
         recompute: likewise.
+        activation: likewise.
 
     >>> import torch, headwater as hw
     >>> e = AllScales(hw.load_model("tiny20"))(torch.rand(2, 3, 64, 64))
@@ -43,14 +46,15 @@ class AllScales:
         self,
         model: nn.Module,
         composite: str | Composite = "headwater",
-        output: str | int | None = None,
+        output: Output = None,
         recompute: Recompute = False,
+        activation: Activation | None = None,
     ) -> None:
-        self.lrp = LRP(model, composite, output, recompute=recompute)
+        self.lrp = LRP(model, composite, output, recompute=recompute, activation=activation)
 
     def __call__(
         self,
-        x: Float[Tensor, "n c h w"],
+        x: NetworkInput,
         target: Target = None,
         start: Start = "probability",
         checkpoints: Checkpoints = (),
@@ -59,19 +63,21 @@ class AllScales:
         *,
         against: Target = None,
     ) -> Explanation:
-        """Explain images; arguments, errors and warnings are those of :meth:`headwater.LRP.__call__`.
+        """Explain inputs; arguments, errors and warnings are those of :meth:`headwater.LRP.__call__`.
 
         Returns:
-            An :class:`Explanation` whose ``heatmap`` is the mean; ``relevance`` is that of the image alone.
+            An :class:`Explanation` whose ``heatmap`` is the mean; ``relevance`` is that of the input alone. Features
+            and several inputs have no scales: the map is their relevance.
         """
         e = self.lrp(x, target, start, checkpoints, region, progress, against=against)
-        if not e.coarse:
-            warnings.warn(
-                "this network has no cut with rows and columns between image and output, so the map is the image's "
-                "relevance alone, without coarser scales",
-                stacklevel=2,
-            )
+        if not e.coarse or e.finest is None:
+            if e.finest is not None and len(e.axes) > 1:
+                warnings.warn(
+                    "this network has no cut with rows and columns between image and output, so the map is the image's "
+                    "relevance alone, without coarser scales",
+                    stacklevel=2,
+                )
             return e
-        mean = mean_of_scales({**e.coarse, "image": e.heatmap}, (x.shape[2], x.shape[3]))
+        mean = mean_of_scales({**e.coarse, "image": e.finest}, e.finest.shape[1:])
         assert mean is not None
-        return replace(e, heatmap=mean.to(e.heatmap.dtype))
+        return replace(e, heatmap=mean.to(e.finest.dtype))

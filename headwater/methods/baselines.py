@@ -9,22 +9,25 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from headwater.engine.axes import map_names, structured
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import Graph
-from headwater.engine.guards.checks import check_images, check_module
-from headwater.engine.guards.kept import Kept
+from headwater.engine.guards.checks import check_module, check_values
 from headwater.engine.guards.modes import computing, detached
-from headwater.engine.seed import Target, check_target, class_probability
+from headwater.engine.heads import activation_of, probabilities
+from headwater.engine.inputs import Inputs, NetworkInput
+from headwater.engine.seed import Target, check_target
 from headwater.engine.structure import Structure, layers_of
+from headwater.engine.traces import traced
 from headwater.errors import MissingDependencyError, TraceError
-from headwater.methods.method import Checkpoints, Progress, check_no_modules
+from headwater.methods.method import Checkpoints, Progress, check_kind, check_no_modules
 from headwater.methods.rebuilt import Rebuilt
 
 
@@ -33,41 +36,58 @@ class Baseline(ABC):
 
     has_steps: ClassVar[bool] = False
     """Whether :meth:`explain` tells its progress itself."""
+    refuses: ClassVar[Mapping[str, str]] = {"ids": "token ids have no gradient; explain their embeddings"}
+    """Kinds of inputs that the method is not for, and why: ``"ids"``, ``"several"``, ``"not images"``."""
 
     def __init__(self, model: nn.Module) -> None:
         check_module(model)
         self.model = model
-        self._graphs: Kept[Graph] = Kept()
 
     def __call__(
-        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+        self, x: NetworkInput, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
-        """Explain images, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress unless
+        """Explain inputs, see :class:`~headwater.methods.method.Method`; the whole batch is one step of progress unless
         the class says otherwise.
 
         Raises:
-            InputError: the images, the target or the checkpoints do not fit.
+            InputError: the inputs, the target or the checkpoints do not fit, or the method is not for such inputs.
             TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
         """
-        check_images(x, self.model)
+        inputs = Inputs.of(x)
+        check_values(inputs)
         check_no_modules(checkpoints)
-        graph = self._graphs.get(self.model, x, lambda graph: graph)
-        with computing(x, gradients=True), _quietly():
-            x = detached(x)
+        graph = traced(self.model, inputs)
+        check_kind(type(self).__name__, graph, inputs, self.refuses)
+        activation = activation_of(graph.head, None)
+        with computing(inputs.floating, gradients=True), _quietly():
+            inputs = inputs.map(detached)
             network = self._rebuilt(graph)
             with torch.no_grad():
-                logits = network(x)
+                logits = network(*network.ordered(inputs.tensors))
+            logits = logits[:, None] if logits.ndim == 1 else logits
             if logits.ndim != 2:
                 raise TraceError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
             classes = check_target(target, logits)
-            heatmap, relevance = self.explain(network, x, classes, progress or (lambda done, total: None))
+            found = self.explain(network, inputs, classes, progress or (lambda done, total: None))
         if progress is not None and not self.has_steps:
             progress(1, 1)
-        return Explanation(heatmap, logits, class_probability(logits, classes), classes, relevance)
+        maps, values = found
+        several = len(maps) > 1
+        (first, *_), shape = graph.sources, maps[0].shape
+        return Explanation(
+            heatmap=structured(graph, inputs, maps) if several else maps[0],
+            logits=logits,
+            probability=probabilities(logits, activation).gather(1, classes[:, None])[:, 0],
+            target=classes,
+            relevance=None if values is None else structured(graph, inputs, values),
+            axes=() if several else map_names(first, shape),
+            head=graph.head,
+            activation=activation,
+        )
 
     @abstractmethod
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
-        """The map ``(N, H, W)``, and the attribution of each input value where the method has one.
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        """The map of each input that has relevance, and the attribution of its values where the method has one.
 
         ``progress`` is to be called after each step by a method that has steps.
         """
@@ -91,10 +111,15 @@ class Captum(Baseline):
         self.algorithm = getattr(library("captum.attr", "captum"), algorithm)
         self.options = options
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
-        relevance = self.algorithm(network).attribute(x.clone().requires_grad_(), target=classes, **self.options)
-        relevance = relevance.detach()
-        return relevance.sum(1), relevance
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        tensors = network.ordered(inputs.tensors)
+        count = len(network.graph.sources)
+        given = tuple(t.clone().requires_grad_() for t in tensors[:count])
+        beside = {"additional_forward_args": tuple(tensors[count:])} if len(tensors) > count else {}
+        target = classes if network.has_classes else None
+        values = self.algorithm(network).attribute(given, target=target, **beside, **self.options)
+        values = [v.detach() for v in values]
+        return maps_of(network.graph, values), values
 
 
 class CaptumLRP(Baseline):
@@ -104,6 +129,8 @@ class CaptumLRP(Baseline):
         model: the network.
         mixture: alpha 1, beta 0 for convolutions before the eighth join, epsilon after it; else epsilon everywhere.
     """
+
+    refuses: ClassVar[Mapping[str, str]] = {**Baseline.refuses, "several": "Captum's LRP takes one input"}
 
     def __init__(self, model: nn.Module, mixture: bool = False) -> None:
         super().__init__(model)
@@ -115,7 +142,7 @@ class CaptumLRP(Baseline):
         addition = library("captum.attr._utils.custom_modules", "captum").Addition_Module
         return Rebuilt(graph, self.model, cast("Callable[[], nn.Module]", addition))
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
         before = Structure(network.graph, layers_of(network.graph)).joins_before if self.mixture else {}
         for operation in (o for o in network.graph.operations if o.name in network.calls):
             module = network.calls[operation.name]
@@ -124,8 +151,9 @@ class CaptumLRP(Baseline):
                 module.rule = self.rules.IdentityRule() if _elementwise(operation.kind) else self.rules.EpsilonRule()
             elif self.mixture and before[operation.name] < 8 and isinstance(module, nn.Conv2d):
                 module.rule = self.rules.Alpha1_Beta0_Rule()
+        (x,) = inputs.tensors
         relevance = self.captum.LRP(network).attribute(x.clone().requires_grad_(), target=classes).detach()
-        return relevance.sum(1), relevance
+        return maps_of(network.graph, [relevance]), [relevance]
 
 
 _CAPTUM_KNOWS = frozenset(
@@ -140,39 +168,60 @@ def _elementwise(kind: str) -> bool:
 class GradCAM(Baseline):
     """Grad-CAM of the last feature map, enlarged to the image, in [0, 1] (pytorch-grad-cam)."""
 
+    refuses: ClassVar[Mapping[str, str]] = {"not images": "pytorch-grad-cam weighs feature maps of rows and columns"}
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.algorithm = library("pytorch_grad_cam", "grad-cam").GradCAM
         self.make_target = library("pytorch_grad_cam.utils.model_targets", "grad-cam").ClassifierOutputTarget
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        (x,) = inputs.tensors
         targets = [self.make_target(index) for index in classes.tolist()]
         feature_map, channels = network.feature_map()
         with self.algorithm(network, [feature_map], lambda features: features.movedim(channels, 1)) as cam:
             cam.compute_input_gradient = True
-            return torch.from_numpy(cam(x, targets)).to(x), None
+            return [torch.from_numpy(cam(x, targets)).to(x)], None
 
 
 class Random(Baseline):
-    """Uniform random numbers in [0, 1), a function of the image's values: the level of chance.
+    """Uniform random numbers in [0, 1), a function of the input's values: the level of chance.
 
     Args:
         model: the network.
         seed: of the random numbers.
     """
 
+    refuses: ClassVar[Mapping[str, str]] = {}
+
     def __init__(self, model: nn.Module, seed: int = 0) -> None:
         super().__init__(model)
         self.seed = seed
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        tensors = network.ordered(inputs.tensors)
+        sources = zip(network.graph.sources, tensors, strict=False)
+        return [self._map(tensor, source.channels).to(classes.device) for source, tensor in sources], None
+
+    def _map(self, x: Tensor, channels: int | None) -> Tensor:
         maps = []
         for image in x.double().cpu():
             positions = torch.arange(1, image.numel() + 1, dtype=torch.float64)
             number = int((image.flatten() * positions.cos()).sum().mul(1e6).round().item())
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
-            maps.append(torch.rand(image.shape[1:], generator=generator, dtype=torch.float32))
-        return torch.stack(maps).to(x), None
+            shape = [size for d, size in enumerate(image.shape, 1) if d != channels]
+            maps.append(torch.rand(shape, generator=generator, dtype=torch.float32))
+        return torch.stack(maps).to(x.dtype if x.is_floating_point() else torch.float32)
+
+
+Found = tuple[list[Tensor], list[Tensor] | None]
+"""What a baseline returns: a map for each input that has relevance, and its values' attribution or ``None``."""
+
+
+def maps_of(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
+    """Attributions of the inputs' values summed over channels."""
+    sources = zip(graph.sources, values, strict=True)
+    return [v if source.channels is None else v.sum(source.channels) for source, v in sources]
 
 
 @contextlib.contextmanager

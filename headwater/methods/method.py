@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
-from jaxtyping import Float
-from torch import Tensor
-
 from headwater.engine.explanation import Explanation
+from headwater.engine.graph import Graph
+from headwater.engine.inputs import Inputs, NetworkInput
 from headwater.engine.seed import Target
 from headwater.errors import InputError
 
@@ -24,16 +23,16 @@ class Method(Protocol):
 
     def __call__(
         self,
-        x: Float[Tensor, "n c h w"],
+        x: NetworkInput,
         target: Target = None,
         *,
         checkpoints: Checkpoints = (),
         progress: Progress | None = None,
     ) -> Explanation:
-        """Explain images.
+        """Explain inputs.
 
         Args:
-            x: images ``(N, C, H, W)``, normalised as the network expects.
+            x: what the network takes, as for :class:`headwater.LRP`; methods for images alone say so.
             target: class to explain: ``None`` for the predicted one, an int for all images, or long ``(N,)``.
             checkpoints: where relevance is recorded, for methods that propagate it through the network. The others
                 have nothing to record at cuts, and raise an error for the name of a module.
@@ -57,6 +56,31 @@ def check_no_modules(checkpoints: Checkpoints) -> None:
         )
 
 
+def check_kind(method: str, graph: Graph, inputs: Inputs, refuses: Mapping[str, str]) -> None:
+    """Refuse inputs that a method is not for.
+
+    Args:
+        method: its name.
+        graph: the network.
+        inputs: what it is called with.
+        refuses: kinds of inputs, ``"ids"``, ``"several"`` and ``"not images"``, each with the reason.
+
+    Raises:
+        InputError: the inputs are of a kind that the method refuses.
+    """
+    sources = graph.sources
+    images = len(inputs.tensors) == 1 and inputs.tensors[0].ndim == 4 and not sources[0].ids
+    kinds = {
+        "ids": any(source.ids for source in sources),
+        "several": len(inputs.tensors) > 1,
+        "not images": not images,
+    }
+    for kind, reason in refuses.items():
+        if kinds[kind]:
+            given = ", ".join(str(tuple(t.shape)) for t in inputs.tensors)
+            raise InputError(f"{method} cannot explain inputs of shape {given}: {reason}; the LRP composites can")
+
+
 def as_method(call: Callable[..., Explanation]) -> Method:
     """``call(x, target)`` as a method; unchanged if it also takes ``checkpoints`` and ``progress``."""
     parameters = inspect.signature(call).parameters
@@ -72,7 +96,7 @@ class _Plain:
         self.call = call
 
     def __call__(
-        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+        self, x: NetworkInput, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
         check_no_modules(checkpoints)
         e = self.call(x, target)

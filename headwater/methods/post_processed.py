@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from headwater.engine.explanation import Explanation
+from headwater.engine.inputs import NetworkInput
 from headwater.engine.lrp import LRP
 from headwater.engine.seed import Target
 from headwater.heatmaps import Variant, c1c, c3, heat_quantization
@@ -44,7 +45,7 @@ class PostProcessed:
         self.method, self.change = method, change
 
     def __call__(
-        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+        self, x: NetworkInput, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
         """Explain images as the method does, see :class:`~headwater.methods.method.Method`."""
         e = self.method(x, target, checkpoints=checkpoints, progress=progress)

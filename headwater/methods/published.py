@@ -5,14 +5,15 @@ That code measures ``attention[0]`` of each of Captum's results ``(3, H, W)``, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from headwater.engine.graph import Graph
+from headwater.engine.inputs import Inputs
 from headwater.methods.abn import AttentionMap
-from headwater.methods.baselines import Captum, CaptumLRP
+from headwater.methods.baselines import Captum, CaptumLRP, Found
 from headwater.methods.method import Method, Progress
 from headwater.methods.rebuilt import Rebuilt
 from headwater.methods.rise import RisePublished
@@ -22,10 +23,10 @@ from headwater.methods.score_cam import ScoreCAMPublished
 class CaptumPublished(Captum):
     """One of Captum's attribution methods; the map is its first channel, the red one."""
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
-        _, relevance = super().explain(network, x, classes, progress)
-        assert relevance is not None
-        return relevance[:, 0], relevance
+    refuses: ClassVar[Mapping[str, str]] = {"not images": "it is for the red channel of an image"}
+
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        return _first_channel(super().explain(network, inputs, classes, progress))
 
 
 class CaptumLRPPublished(CaptumLRP):
@@ -36,13 +37,19 @@ class CaptumLRPPublished(CaptumLRP):
     that input once for both.
     """
 
+    refuses: ClassVar[Mapping[str, str]] = CaptumPublished.refuses
+
     def _rebuilt(self, graph: Graph) -> Rebuilt:
         return Rebuilt(graph, self.model, functions=True)
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
-        _, relevance = super().explain(network, x, classes, progress)
-        assert relevance is not None
-        return relevance[:, 0], relevance
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        return _first_channel(super().explain(network, inputs, classes, progress))
+
+
+def _first_channel(found: Found) -> Found:
+    _, values = found
+    assert values is not None
+    return [relevance[:, 0] for relevance in values], values
 
 
 def _captum(algorithm: str, **options: Any) -> Callable[[nn.Module], Method]:

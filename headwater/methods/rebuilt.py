@@ -8,13 +8,14 @@ so nothing that a library does to modules, hooks or gradients reaches the user's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.graph import Constant, Graph, Operation, Value, Weight
+from headwater.engine.graph import Constant, Graph, Operation, Shape, Value, Weight
+from headwater.engine.inputs import Inputs
 from headwater.engine.layers import Layer, Lookup
 from headwater.engine.weights import Bindings, check_finite, live_tensors
 from headwater.errors import InputError
@@ -47,16 +48,29 @@ class Rebuilt(nn.Module):
         self._functions: dict[str, Layer] = {}
         for operation in graph.operations:
             if operation.inputs:
-                module = _module(operation, self.tensors, addition)
+                module = _module(operation, graph.shapes.get(operation.name, ()), self.tensors, addition)
                 if module is None and functions:
                     self._functions[operation.name] = Layer(operation, self._bindings)
                 else:
                     self.calls[operation.name] = module or _Call(operation, self._bindings)
         self.eval().requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._bindings.compute(x)
-        values = {self.graph.input: x}
+    @property
+    def has_classes(self) -> bool:
+        """Whether the output has a dimension of classes; else it is one value per example."""
+        return len(self.graph.shapes[self.graph.output]) > 1
+
+    def ordered(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The inputs of the network's call in the order of :meth:`forward`: first those that have relevance."""
+        pairs = list(zip(self.graph.inputs, tensors, strict=True))
+        return [t for carried in (True, False) for given, t in pairs if given.carries == carried]
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        left = {carried: iter([g for g in self.graph.inputs if g.carries == carried]) for carried in (True, False)}
+        count = len(self.graph.sources)
+        named = {next(left[k < count]).name: tensor for k, tensor in enumerate(tensors)}
+        self._bindings.compute(Inputs(tuple(named[given.name] for given in self.graph.inputs)))
+        values = {source.name: named[source.name] for source in self.graph.sources}
         for operation in self.graph.operations:
             if operation.inputs:
                 given = [values[name] for name in operation.inputs]
@@ -129,13 +143,14 @@ class _Call(nn.Module):
 
 
 def _module(
-    operation: Operation, tensors: dict[str, Tensor], addition: Callable[[], nn.Module] | None
+    operation: Operation, shape: Shape, tensors: dict[str, Tensor], addition: Callable[[], nn.Module] | None
 ) -> nn.Module | None:
-    """The module of torch that computes ``operation``, if there is one."""
+    """The module of torch that computes ``operation``, whose result has that shape, if there is one."""
     kind, args = operation.kind, operation.args
     if len(operation.inputs) == 2 and kind == "add" and addition is not None and len(args) == 2:
         return addition()
-    make = _MODULES.get(kind)
+    flat = kind in _FOR_IMAGES and len(shape) != 4
+    make = None if flat else _MODULES.get(kind)
     simple = len(operation.inputs) == 1 and isinstance(args[0], Value) and args[0].name == operation.inputs[0]
     others = [a for a in args[1:] if isinstance(a, (Value, Constant))]
     if make is None or not simple or others or operation.kwargs:
@@ -200,6 +215,7 @@ def _max_pool(kernel: Any, stride: Any = None, padding: Any = 0, dilation: Any =
     return nn.MaxPool2d(kernel, stride or kernel, padding, dilation, ceil_mode=ceil)
 
 
+_FOR_IMAGES = frozenset(("batch_norm", "max_pool2d", "adaptive_avg_pool2d"))
 _MODULES: dict[str, Callable[..., nn.Module]] = {
     "conv2d": _conv2d,
     "linear": _linear,

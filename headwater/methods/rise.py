@@ -9,13 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headwater.engine.axes import map_names
 from headwater.engine.explanation import Explanation
-from headwater.engine.guards.checks import check_images, check_module
+from headwater.engine.graph import GraphInput
+from headwater.engine.guards.checks import check_module, check_values
 from headwater.engine.guards.modes import computing
-from headwater.engine.seed import Target, check_target, class_probability
-from headwater.engine.trace import shared_copy
+from headwater.engine.inputs import Inputs, NetworkInput
+from headwater.engine.prediction import Predictor
+from headwater.engine.seed import Target, check_target
 from headwater.errors import InputError
-from headwater.methods.method import Checkpoints, Progress, check_no_modules
+from headwater.methods.method import Checkpoints, Progress, check_kind, check_no_modules
+
+_SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""How masks are enlarged, by the number of axes."""
+_REFUSES = {"ids": "it masks values, and token ids have none", "several": "it masks one input"}
 
 
 class Rise:
@@ -69,56 +76,77 @@ class Rise:
         self.batch_size, self.seed = batch_size, seed
 
     def __call__(
-        self, x: Tensor, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
+        self, x: NetworkInput, target: Target = None, *, checkpoints: Checkpoints = (), progress: Progress | None = None
     ) -> Explanation:
         """Explain images, see :class:`~headwater.methods.method.Method`; progress counts masks.
 
         Raises:
             InputError: the images, the target or the checkpoints do not fit.
         """
-        check_images(x, self.model)
+        inputs = Inputs.of(x)
+        check_values(inputs)
         check_no_modules(checkpoints)
-        with computing(x):
-            return self._explain(x.detach(), target, progress)
+        network = Predictor(self.model, inputs)
+        check_kind("rise", network.graph, inputs, _REFUSES)
+        (given,) = network.graph.sources
+        if given.channels is None or not 3 <= inputs.floating.ndim <= 5:
+            raise InputError(
+                f"rise cannot explain inputs of shape {tuple(inputs.floating.shape)}: it masks neighbouring places of "
+                "signals, images and volumes together; the LRP composites can"
+            )
+        with computing(inputs.floating):
+            return self._explain(network, inputs.floating.detach(), given, target, progress)
 
-    def _explain(self, x: Tensor, target: Target, progress: Progress | None) -> Explanation:
-        network = shared_copy(self.model)
-        logits = network(x)
+    def _explain(
+        self, network: Predictor, x: Tensor, given: GraphInput, target: Target, progress: Progress | None
+    ) -> Explanation:
+        logits = network.logits(x)
         if logits.ndim != 2:
             raise InputError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
         classes = check_target(target, logits)
-        heatmap, done = x.new_zeros((len(x), x[0, 0].numel())), 0
-        pixels = x.permute(0, 2, 3, 1).contiguous()  # channels last, as the masked images are built
-        for masks in self.draw(tuple(x.shape[2:]), x):
+        assert given.channels is not None
+        pixels = x.movedim(given.channels, -1).contiguous()  # channels last, as the masked inputs are built
+        size = tuple(pixels.shape[1:-1])
+        heatmap, done = x.new_zeros((len(x), math.prod(size))), 0
+        for masks in self.draw(size, x):
             scores = x.new_empty((len(x), len(masks)))
             jobs = torch.arange(scores.numel(), device=x.device)
             for part in jobs.split(self.batch_size):
                 owner, mask = part // len(masks), part % len(masks)
-                shown = pixels[owner].mul_(masks[mask][..., None]).permute(0, 3, 1, 2)
-                scores.view(-1)[part] = class_probability(network(shown), classes[owner])
+                shown = pixels[owner].mul_(masks[mask][..., None]).movedim(-1, given.channels)
+                scores.view(-1)[part] = network.probability(shown, classes[owner])
             heatmap.addmm_(scores, masks.flatten(1))
             done += len(masks)
             if progress is not None:
                 progress(done, self.masks)
-        heatmap = self._scaled(heatmap.view(len(x), *x.shape[2:]) / (self.masks * self.keep))
-        return Explanation(heatmap, logits, class_probability(logits, classes), classes)
+        heatmap = self._scaled(heatmap.view(len(x), *size) / (self.masks * self.keep))
+        return Explanation(
+            heatmap,
+            logits,
+            network.probability(x, classes),
+            classes,
+            axes=map_names(given, heatmap.shape),
+            head=network.graph.head,
+            activation=network.activation,
+        )
 
     def draw(self, size: tuple[int, ...], like: Tensor) -> Iterator[Tensor]:
-        """The masks for images of ``size``, in [0, 1], in batches ``(B, H, W)`` on the device of ``like``."""
+        """The masks for inputs of ``size``, in [0, 1], in batches ``(B, *size)`` on the device of ``like``."""
         generator = torch.Generator().manual_seed(self.seed)
         cell = [math.ceil(side / self.cells) for side in size]
         enlarged = [(self.cells + 1) * c for c in cell]
         for start in range(0, self.masks, self.batch_size):
             count = min(self.batch_size, self.masks - start)
-            grid = self._grid(count, generator)[:, None].to(like)
-            smooth = functional.interpolate(grid, enlarged, mode="bilinear", align_corners=False)[:, 0]
+            grid = self._grid(count, len(size), generator)[:, None].to(like)
+            smooth = functional.interpolate(grid, enlarged, mode=_SMOOTH[len(size)], align_corners=False)[:, 0]
             shifts = torch.stack([torch.randint(0, c, (count,), generator=generator) for c in cell], 1).tolist()
-            yield torch.stack([m[r : r + size[0], c : c + size[1]] for m, (r, c) in zip(smooth, shifts, strict=True)])
+            windows = [tuple(slice(s, s + n) for s, n in zip(shift, size, strict=True)) for shift in shifts]
+            yield torch.stack([mask[window] for mask, window in zip(smooth, windows, strict=True)])
 
-    def _grid(self, count: int, generator: torch.Generator) -> Tensor:
+    def _grid(self, count: int, axes: int, generator: torch.Generator) -> Tensor:
         """Which cells are shown, ``(count, rows, columns)``; one more than a side has, since the mask is shifted."""
-        side = self.cells + 1
-        return torch.rand((count, 1, side, side), generator=generator, dtype=torch.float32)[:, 0] < self.keep
+        sides = [self.cells + 1] * axes
+        return torch.rand((count, 1, *sides), generator=generator, dtype=torch.float32)[:, 0] < self.keep
 
     def _scaled(self, heatmap: Tensor) -> Tensor:
         """The maps in the method's scale."""
@@ -135,8 +163,8 @@ class RisePublished(Rise):
     predicted class. Here it is the class that is asked for, as in every method.
     """
 
-    def _grid(self, count: int, generator: torch.Generator) -> Tensor:
-        drawn = torch.randn((count, self.cells, self.cells), generator=generator, dtype=torch.float32)
+    def _grid(self, count: int, axes: int, generator: torch.Generator) -> Tensor:
+        drawn = torch.randn((count, *[self.cells] * axes), generator=generator, dtype=torch.float32)
         return drawn < self.keep
 
     def _scaled(self, heatmap: Tensor) -> Tensor:
@@ -145,5 +173,6 @@ class RisePublished(Rise):
 
 def to_unit_range(maps: Tensor) -> Tensor:
     """Each map ``(N, H, W)`` from its smallest to its largest value as 0 to 1; a constant map becomes 0."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    places = tuple(range(1, maps.ndim))
+    low, high = maps.amin(places, keepdim=True), maps.amax(places, keepdim=True)
     return torch.where(high > low, (maps - low) / (high - low), 0)

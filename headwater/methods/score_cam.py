@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.engine.trace import shared_copy
-from headwater.methods.baselines import Baseline, library
+from headwater.engine.inputs import Inputs
+from headwater.engine.prediction import Predictor
+from headwater.methods.baselines import Baseline, Found, GradCAM, library
 from headwater.methods.method import Progress
 from headwater.methods.rebuilt import Rebuilt
 from headwater.methods.rise import to_unit_range
@@ -34,6 +35,7 @@ class MaskingChannels(Baseline):
     """
 
     has_steps = True
+    refuses = GradCAM.refuses
     align_corners: ClassVar[bool]
     """How channels are enlarged to the image."""
 
@@ -41,12 +43,13 @@ class MaskingChannels(Baseline):
         super().__init__(model)
         self.batch_size = batch_size
 
-    def explain(self, network: Rebuilt, x: Tensor, classes: Tensor, progress: Progress) -> tuple[Tensor, Tensor | None]:
+    def explain(self, network: Rebuilt, inputs: Inputs, classes: Tensor, progress: Progress) -> Found:
+        (x,) = inputs.tensors
         with torch.no_grad():
             features = network.features(x)
             varying, scores = self._scores(network, x, features.flatten(0, 1), classes, progress)
             shape = features.shape[:2]
-            return self._map(x, features, varying.view(shape), scores.view(shape)), None
+            return [self._map(x, features, varying.view(shape), scores.view(shape))], None
 
     def _scores(
         self, network: Rebuilt, x: Tensor, channels: Tensor, classes: Tensor, progress: Progress
@@ -56,8 +59,8 @@ class MaskingChannels(Baseline):
         at_once = self.batch_size or _batch_size(network, x)
         bounds = [self._enlarged(part, size).flatten(1).aminmax(dim=1) for part in channels.split(at_once)]
         varying = torch.cat([high > low for low, high in bounds])
-        plain = shared_copy(self.model)
-        blank = self._score(plain(torch.zeros_like(x[:1])).expand(len(x), -1), classes)
+        plain = Predictor(self.model, x)
+        blank = self._score(plain, torch.zeros_like(x[:1]), classes)
         scores = blank.repeat_interleave(per_image)
         pixels = x.permute(0, 2, 3, 1).contiguous()  # channels last, as the masked images are built
         kept, done = varying.nonzero()[:, 0], 0
@@ -65,7 +68,7 @@ class MaskingChannels(Baseline):
             owner = part // per_image
             shown = self._unit_range(self._enlarged(channels[part], size))
             masked = pixels[owner].mul_(shown[..., None]).permute(0, 3, 1, 2)
-            scores[part] = self._score(plain(masked), classes[owner])
+            scores[part] = self._score(plain, masked, classes[owner])
             done += len(part)
             progress(done, len(kept))
         if not done:
@@ -81,8 +84,8 @@ class MaskingChannels(Baseline):
         """Each mask from its smallest to its largest value as 0 to 1."""
 
     @abstractmethod
-    def _score(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Each image's score for its class, ``(B,)``."""
+    def _score(self, network: Predictor, images: Tensor, classes: Tensor) -> Tensor:
+        """Each image's score for its class, ``(B,)``; one image may stand for all."""
 
     @abstractmethod
     def _map(self, x: Tensor, features: Tensor, varying: Tensor, scores: Tensor) -> Tensor:
@@ -108,8 +111,8 @@ class ScoreCAM(MaskingChannels):
         low, high = enlarged.amin((1, 2), keepdim=True), enlarged.amax((1, 2), keepdim=True)
         return (enlarged - low) / (high - low + 1e-8)
 
-    def _score(self, logits: Tensor, classes: Tensor) -> Tensor:
-        return logits.gather(1, classes[:, None])[:, 0]
+    def _score(self, network: Predictor, images: Tensor, classes: Tensor) -> Tensor:
+        return network.logits(images).expand(len(classes), -1).gather(1, classes[:, None])[:, 0]
 
     def _map(self, x: Tensor, features: Tensor, varying: Tensor, scores: Tensor) -> Tensor:
         maps = torch.einsum("nk,nkhw->nhw", scores.softmax(1), features).relu()
@@ -133,8 +136,8 @@ class ScoreCAMPublished(MaskingChannels):
     def _unit_range(self, enlarged: Tensor) -> Tensor:
         return to_unit_range(enlarged)
 
-    def _score(self, logits: Tensor, classes: Tensor) -> Tensor:
-        return logits.softmax(1).gather(1, classes[:, None])[:, 0]
+    def _score(self, network: Predictor, images: Tensor, classes: Tensor) -> Tensor:
+        return network.probabilities(images).expand(len(classes), -1).gather(1, classes[:, None])[:, 0]
 
     def _map(self, x: Tensor, features: Tensor, varying: Tensor, scores: Tensor) -> Tensor:
         maps = torch.einsum("nk,nkhw->nhw", scores * varying, features)

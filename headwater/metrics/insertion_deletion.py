@@ -13,9 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from headwater.engine.guards.checks import check_classes, check_images, check_maps, check_whole
-from headwater.engine.seed import class_probability
-from headwater.engine.trace import shared_copy
+from headwater.engine.graph import Activation, GraphInput
+from headwater.engine.guards.checks import check_classes, check_maps, check_values, check_whole
+from headwater.engine.inputs import Inputs, NetworkInput
+from headwater.engine.outputs import Output
+from headwater.engine.prediction import Predictor
 from headwater.errors import InputError
 
 Protocol = Literal["published", "budget"]
@@ -60,21 +62,26 @@ def published_step(pixels: int) -> int:
 
 def insertion_deletion(
     model: nn.Module,
-    x: Float[Tensor, "n c H W"],
-    heatmap: Float[Tensor, "n h w"],
+    x: NetworkInput,
+    heatmap: Float[Tensor, "n ..."],
     label: int | Int[Tensor, " n"],
     protocol: Protocol = "published",
     step: int = 500,
     *,
-    baseline: Baseline | Float[Tensor, "n c H W"] = "black",
+    baseline: Baseline | int | Tensor | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
-    resolution: tuple[int, int] | None = None,
+    resolution: tuple[int, ...] | None = None,
     batch_size: int = 32,
     seed: int = 42,
     progress: Callable[[int, int], None] | None = None,
+    output: Output = None,
+    activation: Activation | None = None,
 ) -> InsertionDeletion:
     """Insert pixels into an empty image, and delete them from the full one, in the order of a map.
+
+    Of a signal it is samples, of a volume voxels, of a video frames' pixels, of a text tokens, and of a row of features
+    these; pixel stands for all of them in the following.
 
     Source: Petsiuk et al. 2018; the published protocol is that of Otsuki et al. 2024.
 
@@ -88,21 +95,27 @@ def insertion_deletion(
     A constant map lets everything enter at the first point of ``"published"``, and is a random order in ``"budget"``.
 
     Args:
-        model: maps images to logits ``(N, K)``; it is not changed, and runs as in eval mode.
-        x: images ``(N, C, H, W)``, normalised as the network expects.
-        heatmap: one map per image ``(N, h, w)``; a map smaller than the image is enlarged bilinearly, pixel centres
-            aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
+        model: maps inputs to logits ``(N, K)`` or probabilities; it is not changed, and runs as in eval mode.
+        x: images ``(N, C, H, W)``, normalised as the network expects, or other inputs as for :class:`headwater.LRP`, of
+            which one has relevance.
+        heatmap: one map per image ``(N, h, w)``; a map smaller than the image is enlarged linearly along each axis,
+            pixel centres aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
         label: class whose probability is followed, one or ``(N,)``; the true one in the papers' protocol.
         protocol: see above.
         step: pixels between two points, at least 1 and fewer than the image has.
         baseline: replacement for missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
-            it), ``"blur"`` (the image, blurred by a Gaussian of a tenth of its side), or images shaped as ``x``.
+            it), ``"blur"`` (the image, blurred by a Gaussian of a tenth of its side), or a tensor shaped as the input;
+            for token ids a token, such as the tokenizer's ``mask_token_id``. ``None``: black for images, and else the
+            mean; token ids need one.
         mean: of each channel in the network's normalisation, for ``"black"``.
         std: likewise.
-        resolution: rank the cells of a grid of (rows, columns) instead of pixels; ``step`` then counts cells.
+        resolution: rank the cells of a grid, of (rows, columns) for images, instead of pixels; ``step`` then counts
+            cells.
         batch_size: images at a time in the network.
         seed: of the random order of ties.
         progress: called after each batch with the images done and the images in all; what it raises ends the work.
+        output: which output is followed, as for :class:`headwater.LRP`.
+        activation: what makes probabilities of the logits, likewise.
 
     Raises:
         InputError: shapes that don't fit, a map that is not finite, labels outside the classes, an unknown option, a
@@ -115,19 +128,26 @@ def insertion_deletion(
     >>> result.id.shape, result.insertion_curve.shape
     (torch.Size([2]), torch.Size([2, 9]))
     """
-    check_images(x, model)
-    check_maps(heatmap)
-    size = tuple(x.shape[2:]) if resolution is None else _grid(resolution)
-    _check(x, heatmap, protocol, step, batch_size, math.prod(size))
+    inputs = Inputs.of(x)
+    check_values(inputs)
+    network = Predictor(model, inputs, output, activation)
+    if len(network.graph.sources) > 1:
+        raise InputError("insertion and deletion need one input with relevance; this network has several")
+    (source,) = network.graph.sources
+    at = [given.name for given in network.graph.inputs].index(source.name)
+    values = inputs.tensors[at]
+    places = tuple(size for d, size in enumerate(values.shape) if d not in (0, source.channels))
+    check_maps(heatmap, len(places) + 1)
+    size = places if resolution is None else _grid(resolution, len(places))
+    _check(len(values), places, heatmap, protocol, step, batch_size, math.prod(size))
     check_whole(seed, "seed", -(2**63), 2**63 - 1)
     with torch.no_grad():
-        network = shared_copy(model)
-        rank, ordered = _rank(heatmap.to(x.device), size, protocol, seed)
+        rank, ordered = _rank(heatmap.to(values.device), size, protocol, seed)
         counts = _counts(ordered, protocol, step)
-        missing = _missing(x, baseline, mean, std)
-        labels = check_classes(label, "label", len(x), x.device).expand(len(x))
-        curves = _curves(network, x, missing, rank, counts, labels, batch_size, progress)
-    fraction = counts.to(torch.promote_types(x.dtype, torch.float32)) / rank[0].numel()
+        missing = _missing(values, source, baseline, mean, std)
+        labels = check_classes(label, "label", len(values), values.device).expand(len(values))
+        curves = _curves(network, inputs, at, missing, rank, counts, labels, batch_size, progress)
+    fraction = counts.to(torch.promote_types(inputs.floating.dtype, torch.float32)) / rank[0].numel()
     insertion, deletion = curves
 
     def area(curve: Tensor) -> Tensor:
@@ -140,11 +160,11 @@ def insertion_deletion(
 
 
 def pixel_ranks(
-    heatmap: Float[Tensor, "n h w"],
+    heatmap: Float[Tensor, "n ..."],
     protocol: Protocol = "published",
     seed: int = 42,
-    resolution: tuple[int, int] | None = None,
-) -> Int[Tensor, "n h w"]:
+    resolution: tuple[int, ...] | None = None,
+) -> Int[Tensor, "n ..."]:
     """Place of each pixel in the order in which :func:`insertion_deletion` takes them, from 0.
 
     At a point of a curve where the part ``f`` of the pixels has entered, those are the pixels whose rank is below
@@ -164,16 +184,24 @@ def pixel_ranks(
     tensor([[[3, 0],
              [1, 2]]])
     """
-    check_maps(heatmap)
+    check_maps(heatmap, getattr(heatmap, "ndim", 0))
     _check_protocol(protocol)
     check_whole(seed, "seed", -(2**63), 2**63 - 1)
-    return _rank(heatmap, tuple(heatmap.shape[1:]) if resolution is None else _grid(resolution), protocol, seed)[0]
+    return _rank(
+        heatmap, tuple(heatmap.shape[1:]) if resolution is None else _grid(resolution, heatmap.ndim - 1), protocol, seed
+    )[0]
+
+
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""Linear interpolation by the number of axes."""
 
 
 def _rank(heatmap: Tensor, size: tuple[int, ...], protocol: Protocol, seed: int) -> tuple[Tensor, Tensor]:
     """Place of each pixel in the order of falling relevance, ``(N, *size)``, and the values in that order."""
     if heatmap.shape[1:] != size:
-        heatmap = functional.interpolate(heatmap[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        if len(size) not in _LINEAR:
+            raise InputError(f"maps of {len(size)} axes must have the input's size {size}, got {tuple(heatmap.shape)}")
+        heatmap = functional.interpolate(heatmap[:, None], size, mode=_LINEAR[len(size)], align_corners=False)[:, 0]
     flat = heatmap.flatten(1)
     shuffle = torch.arange(flat.shape[1])
     if protocol == "budget":
@@ -197,8 +225,24 @@ def _counts(ordered: Tensor, protocol: Protocol, step: int) -> Tensor:
     return torch.searchsorted(-ordered, -thresholds.contiguous(), right=True)
 
 
-def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """What replaces missing pixels: an image for each, or one colour ``(1, C, 1, 1)`` for all."""
+def _missing(
+    x: Tensor,
+    source: GraphInput,
+    baseline: Baseline | int | Tensor | None,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Tensor:
+    """What replaces missing pixels: an image for each, or one colour, such as ``(1, C, 1, 1)``, for all."""
+    if source.ids:
+        if isinstance(baseline, Tensor) and baseline.shape == x.shape:
+            return baseline.to(x)
+        if not isinstance(baseline, Integral) or isinstance(baseline, bool):
+            raise InputError(
+                f"the baseline of token ids is a token id, such as tokenizer.mask_token_id, got {baseline!r}"
+            )
+        return x.new_full([1] * x.ndim, int(baseline))
+    if baseline is None:
+        baseline = "black" if x.ndim == 4 else "mean"
     if isinstance(baseline, Tensor):
         if baseline.shape != x.shape:
             raise InputError(f"baseline is {tuple(baseline.shape)}, the images are {tuple(x.shape)}")
@@ -208,30 +252,34 @@ def _missing(x: Tensor, baseline: Baseline | Tensor, mean: tuple[float, ...], st
             offset, scale = (torch.tensor(values, device=x.device, dtype=x.dtype) for values in (mean, std))
         except (TypeError, ValueError, RuntimeError):
             offset = scale = x.new_empty(0)
-        if not offset.shape == scale.shape == x.shape[1:2] or not (offset / scale).isfinite().all():
-            raise InputError(f"mean and std need a number for each of {x.shape[1]} channels, got {mean!r} and {std!r}")
+        channels = 1 if source.channels is None else x.shape[source.channels]
+        if not offset.shape == scale.shape == (channels,) or not (offset / scale).isfinite().all():
+            raise InputError(f"mean and std need a number for each of {channels} channels, got {mean!r} and {std!r}")
         black = -offset / scale
-        return black.view(1, -1, 1, 1)
+        return black.view([-1 if d == (source.channels or 0) else 1 for d in range(x.ndim)])
     if baseline == "mean":
-        return x.new_zeros(1, x.shape[1], 1, 1)
+        return x.new_zeros([size if d == source.channels else 1 for d, size in enumerate(x.shape)])
+    if baseline == "blur" and source.channels is None:
+        raise InputError("features have no neighbours to blur with; take baseline='mean', or a tensor")
     if baseline == "blur":
-        return _blurred(x)
+        return _blurred(x, tuple(d for d in range(1, x.ndim) if d != source.channels))
     raise InputError(f"baseline must be one of {', '.join(get_args(Baseline))} or images, got {baseline!r}")
 
 
-def _blurred(x: Tensor) -> Tensor:
-    """Gaussian blur, its deviation a tenth of the shorter side, the border repeated."""
+def _blurred(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Gaussian blur along these axes, its deviation a tenth of the shorter side, the border repeated."""
     from scipy.ndimage import gaussian_filter
 
-    sigma = min(x.shape[2:]) / 10
+    sigma = min(x.shape[d] for d in axes) / 10
     values = x.to(torch.promote_types(x.dtype, torch.float32)).cpu().numpy()
-    blurred = gaussian_filter(values, sigma, mode="nearest", radius=math.ceil(3 * sigma), axes=(2, 3))
+    blurred = gaussian_filter(values, sigma, mode="nearest", radius=math.ceil(3 * sigma), axes=axes)
     return torch.from_numpy(blurred).to(x)
 
 
 def _curves(
-    network: nn.Module,
-    x: Tensor,
+    network: Predictor,
+    inputs: Inputs,
+    at: int,
     missing: Tensor,
     rank: Tensor,
     counts: Tensor,
@@ -244,57 +292,64 @@ def _curves(
     A job is an image with its first ``count`` pixels (insertion), or without them (deletion). A deletion of nothing
     is the insertion of everything, and the other way round.
     """
-    pixels, (height, width) = rank[0].numel(), x.shape[2:]
+    x, channels = inputs.tensors[at], network.graph.inputs[at].channels
+    pixels, places = rank[0].numel(), tuple(size for d, size in enumerate(x.shape) if d not in (0, channels))
+    dtype = inputs.floating.dtype
     image = torch.arange(len(x), device=x.device)[:, None]
     # One number for each job: the image, whether it deletes, and how many pixels.
     inserted = image * 2 * (pixels + 1) + counts
     ends = (counts == 0) | (counts == pixels)
     deleted = torch.where(ends, inserted - counts + pixels - counts, inserted + pixels + 1)
     jobs, where = torch.stack([inserted, deleted]).unique(return_inverse=True)
-    probabilities = torch.empty(len(jobs), device=x.device, dtype=x.dtype)
+    probabilities = torch.empty(len(jobs), device=x.device, dtype=dtype)
     # Channels last, as the mixed images are built: a row per pixel.
-    full, empty = (part.permute(0, 2, 3, 1).flatten(1, 2).contiguous() for part in (x, missing))
+    ordered = [part[..., None] if channels is None else part.movedim(channels, -1) for part in (x, missing)]
+    full, empty = (part.flatten(1, -2).contiguous() for part in ordered)
     for start in range(0, len(jobs), batch_size):
         job = jobs[start : start + batch_size, None]
         which, deletes, count = (job // (2 * (pixels + 1)))[:, 0], job // (pixels + 1) % 2 == 1, job % (pixels + 1)
         kept = (rank.flatten(1)[which] < count) != deletes
-        if rank.shape[1:] != x.shape[2:]:
+        if rank.shape[1:] != places:
             cells = kept.view(-1, 1, *rank.shape[1:])
-            kept = functional.interpolate(cells.to(x.dtype), (height, width)).bool().flatten(1)
+            kept = functional.interpolate(cells.to(dtype), places).bool().flatten(1)
         mixed = torch.where(kept[..., None], full[which], empty if len(empty) == 1 else empty[which])
-        logits = network(mixed.view(-1, height, width, x.shape[1]).permute(0, 3, 1, 2))
+        mixed = mixed.view(-1, *places, mixed.shape[-1])
+        mixed = mixed[..., 0] if channels is None else mixed.movedim(-1, channels)
+        tensors = [mixed if k == at else tensor[which] for k, tensor in enumerate(inputs.tensors)]
+        chances = network.probabilities(Inputs(tuple(tensors), inputs.keys, inputs.alone))
         if start == 0:
-            _check_labels(labels, logits)
-        chosen = class_probability(logits, labels[which])
-        probabilities[start : start + batch_size] = chosen.to(x.dtype)
+            _check_labels(labels, chances)
+        chosen = chances.gather(1, labels[which][:, None])[:, 0]
+        probabilities[start : start + batch_size] = chosen.to(dtype)
         if progress is not None:
             progress(min(start + batch_size, len(jobs)), len(jobs))
     insertion, deletion = probabilities[where]
     return insertion, deletion
 
 
-def _grid(resolution: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of cells."""
-    if not isinstance(resolution, Sequence) or len(resolution) != 2:
-        raise InputError(f"resolution must be (rows, columns), got {resolution!r}")
-    for what, value in zip(("rows", "columns"), resolution, strict=True):
+def _grid(resolution: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """Cells along each axis."""
+    names = ("rows", "columns") if axes == 2 else tuple(f"axis {k + 1}" for k in range(axes))
+    if not isinstance(resolution, Sequence) or len(resolution) != axes:
+        raise InputError(f"resolution must be ({', '.join(names)}), got {resolution!r}")
+    for what, value in zip(names, resolution, strict=True):
         check_whole(value, f"{what} of resolution", 1, 100_000)
-    return int(resolution[0]), int(resolution[1])
+    return tuple(int(value) for value in resolution)
 
 
-def _check(x: Tensor, heatmap: Tensor, protocol: str, step: int, batch_size: int, pixels: int) -> None:
+def _check(
+    count: int, places: tuple[int, ...], heatmap: Tensor, protocol: str, step: int, batch_size: int, pixels: int
+) -> None:
     _check_protocol(protocol)
     for name, value in (("step", step), ("batch_size", batch_size)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
     if step >= pixels:
         raise InputError(f"a step of {step} leaves no curve on images of {pixels} pixels (or cells); take fewer")
-    if len(x) != len(heatmap):
-        raise InputError(f"there must be one map per image, got {len(heatmap)} maps for {len(x)} images")
-    if heatmap.shape[1] > x.shape[2] or heatmap.shape[2] > x.shape[3]:
-        raise InputError(
-            f"maps of {tuple(heatmap.shape[1:])} are larger than the images {tuple(x.shape[2:])}; reduce them first"
-        )
+    if count != len(heatmap):
+        raise InputError(f"there must be one map per image, got {len(heatmap)} maps for {count} images")
+    if any(size > place for size, place in zip(heatmap.shape[1:], places, strict=True)):
+        raise InputError(f"maps of {tuple(heatmap.shape[1:])} are larger than the images {places}; reduce them first")
 
 
 def _check_protocol(protocol: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -90,8 +91,7 @@ def map_view(e: hw.ImageExplanation, look: Look) -> tuple[dict[str, Any], Arrays
 
 
 def _class(e: hw.ImageExplanation, index: int) -> dict[str, Any]:
-    probability = e.logits.softmax(1)[0, index].item()
-    return {"index": index, "name": e.card.class_name(index), "probability": probability}
+    return e.class_summary(index)
 
 
 def painted(e: hw.ImageExplanation, look: Look) -> tuple[dict[str, Any], Arrays]:
@@ -173,9 +173,9 @@ def paper_figure(maps: Sequence[hw.ImageExplanation], look: Look) -> tuple[str, 
     )
     overlays = [replace(e, quantized=look.levels).overlay(style).crop(part) for e in maps]
     methods = [e.method if look.levels is None else f"{e.method}+hq{look.levels}" for e in maps]
-    target = {"file": first.path.name, "class": first.explained, "probability": first.probability.item()}
+    target = {"file": first.name, "class": first.explained, "probability": first.probability.item()}
     variant = "" if look.levels is None else f"heat-quantized to {look.levels} levels, published variant"
     facts = caption_facts(first.card, first.weights_digest, methods, variant, None, style, [target])
     grid = Grid(((first.image.crop(part), *overlays),), (first.explained,), ("input", *methods), (), facts)
     content = encoded(grid.figure(), "pdf", {"Subject": grid.caption()})
-    return f"{safe_name(first.path.stem)}.{safe_name(first.explained)}.maps.pdf", content, grid.caption()
+    return f"{safe_name(Path(first.name).stem)}.{safe_name(first.explained)}.maps.pdf", content, grid.caption()

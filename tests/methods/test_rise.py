@@ -91,7 +91,7 @@ def test_bad_settings(tiny, options):
 
 
 def test_bad_images(tiny, images):
-    with pytest.raises(InputError, match=r"\(N, C, H, W\)"):
+    with pytest.raises(InputError, match="The batch comes first: a batch of one is"):
         Rise(tiny)(images[0])
     with pytest.raises(InputError, match="out of range"):
         Rise(tiny, masks=2)(images, 9)

@@ -1,4 +1,4 @@
-"""Input checks: images, maps and networks are validated before any work."""
+"""Input checks: inputs, maps and networks are validated before any work."""
 
 from __future__ import annotations
 
@@ -8,34 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.guards.modes import computing
-from headwater.engine.trace import shared_copy
+from headwater.engine.inputs import Inputs
 from headwater.errors import InputError
 
 
-def check_images(x: Any, model: nn.Module) -> None:
-    """Images that ``model`` can take.
+def check_inputs(inputs: Inputs, model: nn.Module) -> None:
+    """Inputs that ``model`` can take; run once for each trace.
 
     Raises:
-        InputError: ``x`` is no dense floating-point batch ``(N, C, H, W)``, holds NaN or infinity, or is of another
-            dtype, device or number of channels than the model; ``model`` is no module, has no weights, is quantised or
+        InputError: dtype or device are not the model's; ``model`` is no module, has no weights, is quantised or
             compiled by TorchScript.
     """
     check_module(model)
-    if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_nested):
-        kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
-        raise InputError(
-            f"images must be a dense tensor (N, C, H, W), got a {kind} one; make it dense first (to_dense)"
-        )
-    if not isinstance(x, Tensor) or x.ndim != 4 or 0 in x.shape:
-        given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise InputError(f"images must be a tensor (N, C, H, W) with at least one image, got {given}")
-    if not x.is_floating_point():
-        raise InputError(f"images must be floating point and normalised as the network expects, got {x.dtype}")
-    if x.is_meta:
-        raise InputError("images are on the meta device and have no values; load them onto the model's device")
-    if not x.isfinite().all():
-        raise InputError("images hold NaN or infinity")
     tensors = [*model.parameters(), *model.buffers()]
     if any(tensor.is_meta for tensor in tensors):
         raise InputError("the model is on the meta device and has no weights; load weights into it first")
@@ -43,14 +27,47 @@ def check_images(x: Any, model: nn.Module) -> None:
     if quantized is not None or any(tensor.is_quantized for tensor in tensors):
         raise InputError("the model is quantised; explain the floating-point model that it was made from")
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is not None and (parameter.device != x.device or parameter.dtype != x.dtype):
-        raise InputError(
-            f"the model is {parameter.dtype} on {parameter.device}, the images are {x.dtype} on {x.device}; "
-            "move one to the other"
-        )
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != x.shape[1] and not _runs(model, x):
-        raise InputError(f"the network takes images of {first.in_channels} channels, got {x.shape[1]}")
+    for _, tensor in inputs:
+        floating = tensor.is_floating_point()
+        if parameter is not None and (
+            parameter.device != tensor.device or (floating and parameter.dtype != tensor.dtype)
+        ):
+            raise InputError(
+                f"the model is {parameter.dtype} on {parameter.device}, the inputs are {tensor.dtype} on "
+                f"{tensor.device}; move one to the other"
+            )
+
+
+def check_values(inputs: Inputs) -> None:
+    """Inputs that are dense tensors of numbers with the batch first; run at each call.
+
+    Raises:
+        InputError: an input is not dense, has no values or is not finite; the batch is empty, or not the same
+            everywhere.
+    """
+    for key, tensor in inputs:
+        name = "the input" if inputs.alone else f"input {key!r}"
+        if tensor.layout != torch.strided or tensor.is_nested:
+            kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+            raise InputError(
+                f"{name} must be a dense tensor (N, ...), got a {kind} one; make it dense first (to_dense)"
+            )
+        if tensor.ndim == 0 or 0 in tensor.shape or (tensor.ndim == 1 and inputs.alone and tensor.is_floating_point()):
+            raise InputError(
+                f"{name} must be a tensor (N, ...) with the batch first and at least one example, got "
+                f"{tuple(tensor.shape)}" + ("; a batch of one is x[None]" if tensor.ndim else "")
+            )
+        if tensor.is_complex():
+            raise InputError(f"{name} must be floating point or whole numbers, got {tensor.dtype}")
+        if tensor.is_meta:
+            raise InputError(f"{name} is on the meta device and has no values; load it onto the model's device")
+        if len(tensor) != len(inputs):
+            raise InputError(
+                f"all inputs need the same number of examples in dimension 0; {inputs.keys[0]!r} has {len(inputs)}, "
+                f"{key!r} has {len(tensor)}"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{name} holds NaN or infinity")
 
 
 def check_module(model: Any) -> None:
@@ -70,23 +87,13 @@ def check_module(model: Any) -> None:
             )
 
 
-def _runs(model: nn.Module, x: Tensor) -> bool:
-    """Whether the network takes such images after all: its first convolution need not see the image itself."""
-    try:
-        with computing(x):
-            shared_copy(model)(x[:1])
-    except RuntimeError:
-        return False
-    return True
-
-
 def check_maps(heatmap: Any, ndim: int | None = 3) -> None:
-    """Maps ``(N, H, W)``, or ``(..., H, W)`` where ``ndim`` is ``None``.
+    """Maps of ``ndim`` dimensions, ``(N, H, W)`` or others, or ``(..., H, W)`` where ``ndim`` is ``None``.
 
     Raises:
         InputError: wrong shape or dtype, or not finite.
     """
-    wanted = "(..., H, W)" if ndim is None else "(N, H, W)"
+    wanted = "(..., H, W)" if ndim is None else "(N, H, W)" if ndim == 3 else f"of {ndim} dimensions"
     if not isinstance(heatmap, Tensor):
         raise InputError(f"maps must be a floating point tensor {wanted}, got {type(heatmap).__name__}")
     if heatmap.layout != torch.strided or heatmap.is_meta:

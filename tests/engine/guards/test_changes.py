@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import headwater as hw
 from headwater.engine.guards.checksum import checksum, same
-from headwater.engine.guards.fingerprint import Fingerprint
+from headwater.engine.guards.signature import signature
 from headwater.errors import InputError, TraceError, UnsupportedOperationError
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.3
@@ -218,16 +218,25 @@ def test_a_weight_untied_from_another_is_noticed(net):
     assert_noticed(model, lambda m: setattr(m[1], "weight", nn.Parameter(torch.rand(3, 3, 1, 1))))
 
 
-def test_code_outside_the_modules_is_noticed(net, monkeypatch):
-    assert_noticed(net, lambda _: monkeypatch.setitem(GLOBAL, "factor", 3.0))
+def test_code_outside_the_modules_is_read_anew_by_retrace(net, monkeypatch):
     helper = {"slope": 0.1}
 
     def act(h: Tensor, by: float = 1.0) -> Tensor:
         return functional.leaky_relu(h, helper["slope"]) * by
 
     net.act = act
-    assert_noticed(net, lambda _: helper.update(slope=0.9))
-    assert_noticed(net, lambda _: setattr(act, "__defaults__", (2.0,)))
+    lrp = hw.LRP(net)
+    for change in (
+        lambda: monkeypatch.setitem(GLOBAL, "factor", 3.0),
+        lambda: helper.update(slope=0.9),
+        lambda: setattr(act, "__defaults__", (2.0,)),
+    ):
+        before = lrp(X, 1).logits
+        change()
+        assert torch.equal(lrp(X, 1).logits, before)  # not seen: nothing of the module tree has changed
+        lrp.retrace()
+        assert torch.allclose(lrp(X, 1).logits, net.eval()(X), atol=1e-5)
+        assert not torch.equal(lrp(X, 1).logits, before)
 
 
 def test_a_replaced_forward_of_the_class_is_noticed(net, monkeypatch):
@@ -246,18 +255,43 @@ def test_a_model_of_another_dtype_is_noticed(tiny):
 
 def test_what_does_not_change_the_map_does_not_cost_a_trace(net, monkeypatch):
     prune.l1_unstructured(net.conv1, "weight", 0.5)
-    lrp, fingerprint = hw.LRP(net), Fingerprint(net)
+    lrp = hw.LRP(net)
     expected = lrp(X)
-    monkeypatch.setattr("headwater.engine.guards.kept.trace", lambda *_: pytest.fail("traced again"))
+    monkeypatch.setattr("headwater.engine.traces.trace_of", lambda *_: pytest.fail("traced again"))
     net.train()
     net.requires_grad_(False)
     net.eval()(X)  # which writes ``self.seen``
     net.conv2.register_forward_hook(lambda *_: None)
     net.requires_grad_(True)
     net.conv2.weight.grad = torch.ones_like(net.conv2.weight)
-    net.note = "not read by forward"
     assert torch.equal(lrp(X).relevance, expected.relevance)
-    assert fingerprint.holds(net)
+    assert torch.equal(hw.LRP(net, "headwater")(X).logits, expected.logits)  # all composites share one trace
+
+
+def test_a_signature_reads_no_source_and_no_other_package(net, monkeypatch):
+    """The configuration of a transformers network, say, is compared by its values, its package by identity."""
+    net.package = torch
+    net.helper = Options()
+    before = signature(net)
+    monkeypatch.setattr(torch, "_a_new_name_in_the_package", 1, raising=False)
+    assert signature(net) == before
+    net.helper.scale["by"].append(3.0)
+    assert signature(net) != before
+
+
+def test_a_trace_that_differs_from_the_network_is_refused():
+    class Sides(nn.Module):
+        """Takes another way once it is traced."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x) * (2 if torch.compiler.is_exporting() else 1)
+
+    with pytest.raises(TraceError, match=r"the trace of Sides returns .* where the network itself returns"):
+        hw.LRP(Sides())(torch.rand(2, 4))
 
 
 def test_an_lrp_may_be_used_while_the_model_learns(tiny):
@@ -474,33 +508,7 @@ def test_a_tiny_residual_network_needs_no_trial_run(monkeypatch):
     hw.LRP(settle(TinyResidual()))(torch.rand(1, 3, 16, 12))
 
 
-# -- Python modules that forward reads, another composite, the batch size ---------------------------------------------
-
-
-def test_a_value_in_a_python_module_that_forward_reads_is_noticed(tmp_path, monkeypatch, images):
-    (tmp_path / "scale_for_test.py").write_text("SCALE = 1.0\n\ndef twice(h):\n    return 2 * h\n")
-    (tmp_path / "net_for_test.py").write_text(
-        "import scale_for_test\nfrom torch import nn\n\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)\n"
-        "    def forward(self, x):\n"
-        "        h = scale_for_test.twice(self.conv(x)).relu() * scale_for_test.SCALE\n"
-        "        return self.head(h.mean((2, 3)))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    import net_for_test
-    import scale_for_test
-
-    model = net_for_test.Net().eval()
-    lrp = hw.LRP(model)
-    before = lrp(images).logits
-    monkeypatch.setattr(scale_for_test, "SCALE", 3.0)
-    assert torch.equal(lrp(images).logits, hw.LRP(model)(images).logits)
-    assert not torch.equal(lrp(images).logits, before)
-    monkeypatch.setattr(scale_for_test, "twice", lambda h: 5 * h)
-    assert torch.equal(lrp(images).relevance, hw.LRP(model)(images).relevance)
+# -- another composite, the batch size --------------------------------------------------------------------------------
 
 
 def test_another_composite_counts_from_the_next_call(tiny, images):

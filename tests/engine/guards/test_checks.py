@@ -34,7 +34,7 @@ def test_torchscript_is_refused(network, method):
         (X.to_sparse(), "dense .* got a sparse_coo one"),
         (X.to_sparse(2), "dense .* got a sparse_coo one"),
         (torch.nested.nested_tensor([X[0], X[1]]), "dense .* got a nested one"),
-        (X.to("meta"), "on the meta device and have no values"),
+        (X.to("meta"), "on the meta device and has no values"),
     ],
     ids=["sparse", "hybrid", "nested", "meta"],
 )

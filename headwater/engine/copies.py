@@ -1,0 +1,67 @@
+"""Copies of a network that run in eval mode and leave the user's as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from headwater.engine.guards.signature import computes_a_weight
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares every tensor and array with ``model``, in eval mode, without observing hooks.
+
+    Hooks of ``torch.nn.utils`` that compute a weight (weight norm, spectral norm, pruning) are part of the network and
+    stay. A copy of a transformers network keeps no key-value cache, which is no output to explain, and multiplies by
+    the chosen experts' matrices example by example, so that the examples of a batch stay apart.
+    """
+    memo: dict[int, Any] = {id(data): data for data in _data(model)}
+    saved = [(module, {name: module.__dict__.get(name) for name in _HOOKS}) for module in model.modules()]
+    for _, hooks in saved:
+        for owner in hooks.values():
+            if owner is not None:
+                memo[id(owner)] = type(owner)((key, hook) for key, hook in owner.items() if computes_a_weight(hook))
+    copied = copy.deepcopy(model, memo).eval()
+    for module in copied.modules():
+        if "_output_capturing_hooks_installed" in vars(module):  # transformers', which are hooks that the copy lacks
+            module._output_capturing_hooks_installed = False  # type: ignore[assignment]
+        config: Any = getattr(module, "config", None)
+        settings = getattr(config, "__dict__", {})
+        if settings.get("use_cache") is True:
+            config.use_cache = False
+        if settings.get("_experts_implementation_internal") is not None:
+            config._experts_implementation = "batched_mm"
+    return copied
+
+
+def own_copy(model: nn.Module, device: str) -> nn.Module:
+    """Like :func:`shared_copy`, with tensors of its own on ``device``."""
+    return copy.deepcopy(shared_copy(model)).to(device)
+
+
+def _data(model: nn.Module) -> Iterator[Tensor | np.ndarray]:
+    """Parameters, buffers, and tensors and arrays among the modules' attributes, in lists and dicts too."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, (Tensor, np.ndarray)):
+                yield value
+            elif isinstance(value, (list, tuple)) or (isinstance(value, Mapping) and value is not module._modules):
+                for item in value.values() if isinstance(value, Mapping) else value:
+                    if isinstance(item, (Tensor, np.ndarray)):
+                        yield item
+                    elif isinstance(item, nn.Module):  # in a list, say: torch does not know it as a part of the model
+                        yield from _data(item)
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)

@@ -1,0 +1,142 @@
+"""What a network returns: which output is meant, and whether it ends with a softmax or sigmoid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import headwater as hw
+from headwater.engine.prediction import Predictor
+from headwater.errors import InputError, TraceError
+
+X = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """What ``end`` makes of logits."""
+
+    def __init__(self, end, classes: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden, self.out, self.end = nn.Linear(10, 20), nn.Linear(20, classes), end
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.out(self.hidden(x).relu())
+
+    def forward(self, x: Tensor):
+        return self.end(self.logits(x))
+
+
+HEADS = {
+    "softmax": (lambda z: z.softmax(1), 3, "softmax"),
+    "softmax of the last dimension": (lambda z: torch.softmax(z, -1), 3, "softmax"),
+    "log_softmax": (lambda z: z.log_softmax(1), 3, "log_softmax"),
+    "sigmoid": (lambda z: z.sigmoid(), 3, "sigmoid"),
+    "sigmoid of one value": (lambda z: z.sigmoid(), 1, "sigmoid"),
+    "sigmoid, squeezed": (lambda z: z.sigmoid().squeeze(1), 1, "sigmoid"),
+}
+
+
+@pytest.mark.parametrize(("end", "classes", "head"), HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("name", ["otsuki2024", "headwater"])
+def test_the_probability_is_the_models_own(end, classes, head, name):
+    net = Net(end, classes).eval()
+    lrp = hw.LRP(net, name)
+    e = lrp(X)
+    own = net(X).exp() if head == "log_softmax" else net(X)
+    own = own[:, None] if own.ndim == 1 else own
+    torch.testing.assert_close(e.probability, own.gather(1, e.target[:, None])[:, 0])
+    torch.testing.assert_close(e.probabilities, own)
+    torch.testing.assert_close(e.logits, net.logits(X))
+    torch.testing.assert_close(e.heatmap.sum(1), e.probability, rtol=1e-5, atol=1e-6)
+    assert e.head == head
+    assert e.activation == ("sigmoid" if head == "sigmoid" else "softmax")
+    assert head in str(lrp.plan(X))
+
+
+@pytest.mark.parametrize(("end", "classes", "head"), HEADS.values(), ids=HEADS)
+def test_measures_and_baselines_follow_the_models_own_probability(end, classes, head):
+    net = Net(end, classes).eval()
+    own = net(X).exp() if head == "log_softmax" else net(X)
+    own = (own[:, None] if own.ndim == 1 else own)[:, 0]
+    for name in ("gradient-x-input", "random"):
+        torch.testing.assert_close(hw.load_method(name, net)(X, 0).probability, own)
+    result = hw.insertion_deletion(net, X, torch.rand(4, 10), 0, "budget", step=5)
+    torch.testing.assert_close(result.insertion_curve[:, -1], own)
+    torch.testing.assert_close(Predictor(net, X).probability(X, torch.zeros(4, dtype=torch.long)), own)
+
+
+def test_a_softmax_inside_the_network_is_no_head():
+    net = Net(lambda z: z.softmax(1) @ torch.eye(3)).eval()
+    e = hw.LRP(net)(X)
+    assert e.head is None
+    torch.testing.assert_close(e.probabilities, net(X).softmax(1))
+
+
+def test_a_softmax_over_pixels_is_no_head():
+    conv = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(2)).eval()
+    assert hw.LRP(conv)(torch.rand(1, 3, 5, 5)).head is None
+    assert hw.LRP(nn.Sequential(conv[0], nn.Softmax(1)).eval())(torch.rand(1, 3, 5, 5)).head == "softmax"
+
+
+def test_labels_that_do_not_exclude_each_other():
+    net = Net(lambda z: z).eval()
+    e = hw.LRP(net, activation="sigmoid")(X, target=1)
+    torch.testing.assert_close(e.probability, net(X).sigmoid()[:, 1])
+    torch.testing.assert_close(e.heatmap.sum(1), e.probability, rtol=1e-5, atol=1e-6)
+    assert e.activation == "sigmoid"
+    with pytest.raises(InputError, match="must be 'softmax' or 'sigmoid'"):
+        hw.LRP(net, activation="relu")
+    with pytest.raises(InputError, match="ends with a softmax itself"):
+        hw.LRP(Net(lambda z: z.softmax(1)).eval(), activation="sigmoid")(X)
+
+
+# -- which output ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Found:
+    scores: Tensor
+    note: str = "no tensor"
+
+
+SINGLE = {
+    "dict": lambda z: {"scores": z},
+    "tuple": lambda z: (z,),
+    "nested": lambda z: {"a": [{"b": z}]},
+    "dataclass": lambda z: Found(z),
+    "beside whole numbers": lambda z: {"scores": z, "classes": z.argmax(1)},
+}
+
+
+@pytest.mark.parametrize("end", SINGLE.values(), ids=SINGLE)
+def test_one_output_is_that_one(end):
+    net = Net(end).eval()
+    torch.testing.assert_close(hw.LRP(net)(X).logits, net.logits(X))
+
+
+MEANT = {
+    "logits by name": lambda z: {"hidden": z * 2, "logits": z},
+    "out by name": lambda z: {"out": z, "aux": z * 2},
+    "probabilities first": lambda z: (z.softmax(1), z),
+    "logits first": lambda z: (z, z.sigmoid()),
+}
+
+
+@pytest.mark.parametrize("end", MEANT.values(), ids=MEANT)
+def test_of_several_outputs_the_one_that_is_meant(end):
+    net = Net(end).eval()
+    torch.testing.assert_close(hw.LRP(net)(X).logits, net.logits(X))
+
+
+def test_otherwise_names_shapes_and_the_call_are_told():
+    net = Net(lambda z: {"a": z, "b": {"c": [z * 2, z[:, :1]]}}).eval()
+    with pytest.raises(TraceError, match=r"They are a \(4, 3\), b.c.0 \(4, 3\), b.c.1 \(4, 1\)\. .*output='a'\)"):
+        hw.LRP(net)(X)
+    torch.testing.assert_close(hw.LRP(net, output="b.c.0")(X).logits, 2 * net.logits(X))
+    torch.testing.assert_close(hw.LRP(net, output=("b", "c", 1))(X).logits, net.logits(X)[:, :1])
+    with pytest.raises(TraceError, match=r"returns no tensor at 'b\.d'"):
+        hw.LRP(net, output="b.d")(X)
