@@ -31,8 +31,8 @@ from headwater.data.labelled import LabelledImage
 from headwater.evaluation import Settings
 from headwater.evaluation.run import _collected
 from headwater.evaluation.worker import Worker
+from headwater.explanations import explain_files
 from headwater.files import write_checked
-from headwater.image_explanation import explain_files
 from headwater.models import card_of, network_input
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

@@ -18,7 +18,7 @@ from fuzz.damage import damaged
 from fuzz.subjects import compare, kept_residual, write
 from headwater.data import open_image
 from headwater.errors import HeadwaterError, ImageError
-from headwater.image_explanation import explain_files
+from headwater.explanations import explain_files
 
 _ORIENTATION = 0x0112
 _LOSSLESS = {

@@ -5,12 +5,14 @@ from . import (
     errors as errors,
     evaluation as evaluation,
     experiments as experiments,
+    explanations as explanations,
     figures as figures,
     heatmaps as heatmaps,
     layers as layers,
     methods as methods,
     metrics as metrics,
     models as models,
+    pictures as pictures,
     report as report,
     rules as rules,
     splitting as splitting,
@@ -44,9 +46,12 @@ from .metrics import insertion_deletion as insertion_deletion
 from .models.card import ModelCard as ModelCard
 from .models.registry import list_models as list_models
 from .models.registry import load_model as load_model
-from .image_explanation import ImageExplanation as ImageExplanation
-from .image_explanation import explain as explain
-from .image_explanation import explain_files as explain_files
+from .explanations import ImageExplanation as ImageExplanation
+from .explanations import TextExplanation as TextExplanation
+from .explanations import explain as explain
+from .explanations import explain_files as explain_files
+from .explanations import explain_text as explain_text
+from .pictures import picture as picture
 from .report.images import Style as Style
 
 __version__: str

@@ -22,11 +22,11 @@ from headwater import __version__
 from headwater.data.classes import found_images
 from headwater.data.labelled import LabelledImage, raise_if_all_refused
 from headwater.data.storage import as_path
-from headwater.engine.trace import own_copy
+from headwater.engine.copies import own_copy
 from headwater.errors import ClusterError, DataError, HeadwaterError, MissingDependencyError, OutputError
 from headwater.evaluation.chunks import unfinished
+from headwater.explanations import ImageExplanation, explain_files
 from headwater.files import check_folder, claim, concerns_all, safe_name, write_bytes, write_checked
-from headwater.image_explanation import ImageExplanation, explain_files
 from headwater.methods import DEFAULT_METHOD
 from headwater.models import card_of, weights_digest
 from headwater.report.images import Style

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
 
 from headwater import __version__
 from headwater.data.images import open_image
@@ -21,7 +20,7 @@ from headwater.errors import InputError
 from headwater.files import write_bytes, write_text
 from headwater.methods import QUANTIZED_LEVELS, load_method, split_name
 from headwater.metrics.insertion_deletion import Protocol, insertion_deletion, published_step
-from headwater.models import ModelCard, card_of, default_model, load_model, network_input, weights_digest
+from headwater.models import ModelCard, network_input, network_of, weights_digest
 from headwater.report.images import Style, as_png, encoded, fitted, overlay
 
 COLUMN, PAGE = 3.4, 7.0
@@ -129,7 +128,7 @@ class Grid:
 def grid(
     images: Sequence[str | Path],
     methods: Sequence[str],
-    model: str | Path | nn.Module | None = None,
+    model: Any = None,
     *,
     targets: Sequence[int | str | None] | None = None,
     headings: Sequence[str] | None = None,
@@ -143,7 +142,7 @@ def grid(
     Args:
         images: files.
         methods: names, see :func:`headwater.list_methods`; ``NAME+hq`` is NAME's map after heat quantization.
-        model: a name or a module, as for :func:`headwater.explain`.
+        model: a name, a folder, a module or a pipeline, as for :func:`headwater.explain`.
         targets: the class to explain in each image, by number or name; ``None`` for the predicted ones.
         headings: of the methods' columns; their names if not given.
         protocol: write insertion minus deletion under each map, measured by this protocol for the explained class.
@@ -165,8 +164,7 @@ def grid(
     for what, given, expected in (("targets", targets, images), ("headings", headings, methods)):
         if given is not None and len(given) != len(expected):
             raise InputError(f"there must be as many {what} as rows or columns: {len(expected)}, got {len(given)}")
-    network = default_model() if model is None else model if isinstance(model, nn.Module) else load_model(model)
-    card, paths = card_of(network, preprocessing), [Path(path) for path in images]
+    (network, card), paths = network_of(model, preprocessing), [Path(path) for path in images]
     classes = [None if t is None else card.class_index(t) for t in targets or [None] * len(paths)]
     rows, scores = list[tuple[Image.Image, ...]](), list[tuple[float, ...]]()
     about = list[dict[str, Any]]()

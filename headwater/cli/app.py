@@ -13,6 +13,7 @@ import headwater
 from headwater.allocator import keep_freed_memory
 from headwater.cli.evaluate import evaluate
 from headwater.cli.explain import explain
+from headwater.cli.explain_text import explain_text
 from headwater.cli.export import export
 from headwater.cli.interruption import WORK, InterruptedWork, handled
 from headwater.cli.lists import experiments, methods, models
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (explain, serve, export, evaluate, report, reproduce, train, models, methods, experiments):
+for command in (explain, explain_text, serve, export, evaluate, report, reproduce, train, models, methods, experiments):
     app.command()(command)
 
 

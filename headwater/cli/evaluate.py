@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shlex
 import sys
 from typing import Annotated, cast
@@ -77,7 +78,7 @@ def evaluate(
     )
     places = check_devices(devices) if cluster is None else ["cpu"]
     network = load_network(model, weights, arch, allow_code, prepare).to(places[0])
-    settings.step_for(card_of(network).preprocessing.crop ** 2)
+    settings.step_for(math.prod(card_of(network).preprocessing.size))
     WORK.begin(out, samples)
     with evaluation_progress(samples, batch_size) as progress:
         evaluation.evaluate(

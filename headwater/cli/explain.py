@@ -75,8 +75,8 @@ def explain(
         raise InputError("--flow averages over the images of this process; it goes with --engine local")
     from headwater.data.storage import as_path
     from headwater.explanation_run import Wanted
+    from headwater.explanations import explain_files
     from headwater.files import check_folder, concerns_all
-    from headwater.image_explanation import explain_files
     from headwater.models import card_of
     from headwater.report.images import Style
 
@@ -122,7 +122,7 @@ def explain(
                 continue
             bar.console.print(
                 f"{path}: {e.explained} {e.probability.item():.1%} "
-                f"({e.card.name}){_account(e.conservation)} -> {overlay}",
+                f"({e.card.name}){account_text(e.conservation)} -> {overlay}",
                 markup=False,
             )
     if flow:
@@ -150,7 +150,7 @@ def _explain_all(network: nn.Module, places: list[str], wanted: Wanted, out: Pat
         raise typer.Exit(1)
 
 
-def _account(account: Conservation | None) -> str:
+def account_text(account: Conservation | None) -> str:
     """Whether the map adds up, in words; the limit is that of the tests."""
     if account is None:
         return ""
@@ -164,8 +164,8 @@ def _save_flow(
     flows: list[Flow], images: list[Path], out: Path, card: ModelCard, method: str, target: str | None
 ) -> None:
     """Write where relevance flowed, averaged over the images, as a figure and as numbers."""
+    from headwater.explanations import MADE_FROM, stem_of
     from headwater.files import write_bytes, write_record
-    from headwater.image_explanation import MADE_FROM, stem_of
     from headwater.report.flow import flow_figure
 
     if not flows:

@@ -16,7 +16,8 @@ def models() -> None:
     for name in list_models():
         console.print(name, markup=False)
     print(
-        "also: timm:NAME (needs timm), checkpoint files with --arch, and run folders of headwater train",
+        "also: timm:NAME (needs timm), hf:OWNER/NAME and folders of save_pretrained (need transformers), checkpoint "
+        "files with --arch, and run folders of headwater train",
         file=sys.stderr,
     )
 

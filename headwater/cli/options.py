@@ -36,7 +36,8 @@ Data = Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Folder w
 Model = Annotated[
     str | None,
     typer.Option(
-        help="Name, checkpoint file, run folder or module:function; else ResNet-50, EfficientNet-Lite0 or tiny20."
+        help="Name, checkpoint file, folder of a run or of save_pretrained, hf:OWNER/NAME or module:function; else "
+        "ResNet-50, EfficientNet-Lite0 or tiny20."
     ),
 ]
 Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint file.")]

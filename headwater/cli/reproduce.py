@@ -138,8 +138,12 @@ def _pairs(data: list[str], model: list[str]) -> tuple[dict[str, Path], dict[str
 def _runs(given: list[str]) -> list[str]:
     """The names as they are, and in place of a folder each of its runs."""
     from headwater.models import find_runs
+    from headwater.models.huggingface import is_saved
 
-    return [str(run) for name in given for run in (find_runs(Path(name)) if Path(name).is_dir() else [name])]
+    def is_group(name: str) -> bool:
+        return Path(name).is_dir() and not is_saved(Path(name))
+
+    return [str(run) for name in given for run in (find_runs(Path(name)) if is_group(name) else [name])]
 
 
 def _network(

@@ -17,7 +17,9 @@ PASSWORD = "HEADWATER_PASSWORD"
 def serve(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Name, run folder or module:function; several can be picked in the page."),
+        typer.Option(
+            help="Name, folder of a run or of save_pretrained, hf:OWNER/NAME or module:function; several can be picked."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="The next free one if it is taken; 0 for any.", min=0, max=65535)] = 7860,
     host: Annotated[str, typer.Option(help="Address to listen at; others than this machine's need --public.")] = (

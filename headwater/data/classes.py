@@ -24,7 +24,8 @@ def match_classes(
     """The network's index of each class of a data set.
 
     WordNet numbers decide if the network's are known. Otherwise names do: the same name, or the same without case,
-    punctuation, leading numbers (``001.``) and leading WordNet numbers (``n02123045_tabby`` is ``tabby``).
+    punctuation, leading numbers (``001.``) and leading WordNet numbers (``n02123045_tabby`` is ``tabby``), or one of
+    the synonyms that the network's name lists (``tabby, tabby cat``).
 
     Args:
         names: of the data's classes: names, WordNet numbers, or both (``n02123045_tabby``).
@@ -64,6 +65,7 @@ def _places(
         wnids = classes
     by_number, exactly = _index(wnids or ()), _index(classes or ())
     by_name = _index([_plain(name) for name in classes or ()])
+    by_synonym = _synonyms(classes or ())
     found, missing = list[int](), list[str]()
     for name in names:
         number = _WNID.match(name)
@@ -71,6 +73,7 @@ def _places(
             places = by_number.get(number[0], [])
         else:
             places = exactly.get(name) or exactly.get(_NUMBER.sub("", name)) or by_name.get(_plain(name)) or []
+            places = places or by_synonym.get(_plain(name), [])
         if len(places) > 1:
             raise DataError(f"{network} has {len(places)} classes called {name!r}: {places}; {_WAYS_OUT}")
         missing += [] if places else [name]
@@ -218,6 +221,15 @@ def _index(names: Sequence[str]) -> dict[str, list[int]]:
     index: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         index.setdefault(name, []).append(place)
+    return index
+
+
+def _synonyms(names: Sequence[str]) -> dict[str, list[int]]:
+    """Where each of the synonyms is that the names list, separated by commas."""
+    index: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        for synonym in dict.fromkeys(_plain(part) for part in name.split(", ")):
+            index.setdefault(synonym, []).append(place)
     return index
 
 

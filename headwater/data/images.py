@@ -91,14 +91,7 @@ def read_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter than none
             with Image.open(file, formats=formats) as image:
-                width, height = image.size
-                if width * height > most:
-                    raise ImageError(
-                        f"{name} has {width} x {height} pixels, more than the {most:,} that are accepted; "
-                        "make it smaller first"
-                    )
-                image.load()
-                return _rgb(image, name)
+                return to_rgb(image, name, most)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -108,6 +101,22 @@ def read_image(
             f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, BMP, GIF, ...; TIFFs with 8 or 16 bits "
             "per sample, or one channel of 32-bit floating point)"
         ) from error
+    except Exception as error:  # on broken files decoders raise exceptions of any type
+        raise ImageError(f"{name} cannot be read: {error}") from error
+
+
+def to_rgb(image: Image.Image, name: str, most: int = MAX_PIXELS) -> Image.Image:
+    """An image of Pillow's as :func:`read_image` returns it; arguments and errors are those."""
+    width, height = image.size
+    if width * height > most:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, more than the {most:,} that are accepted; make it smaller first"
+        )
+    try:
+        image.load()
+        return _rgb(image, name)
+    except ImageError:
+        raise
     except Exception as error:  # on broken files decoders raise exceptions of any type
         raise ImageError(f"{name} cannot be read: {error}") from error
 

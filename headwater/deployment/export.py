@@ -20,7 +20,7 @@ from headwater.deployment.running import OUTPUTS, Agreement, agreement, onnx_run
 from headwater.engine.account import total
 from headwater.engine.compiled import reason_of
 from headwater.engine.composites import Composite
-from headwater.engine.guards.checks import check_values
+from headwater.engine.guards.checks import check_inputs, check_values
 from headwater.engine.guards.modes import tracing
 from headwater.engine.inputs import Inputs
 from headwater.engine.lrp import LRP
@@ -141,6 +141,7 @@ def export(
         )
     x = _noise(model, card) if x is None else x
     check_values(Inputs.of(x))
+    check_inputs(Inputs.of(x), model)
     if path.suffix == ".onnx" and x.dtype != torch.float32:
         raise InputError(
             f"ONNX Runtime convolves in float32 on the CPU, the images are {x.dtype}; write a .pt2 archive"

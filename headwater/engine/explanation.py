@@ -183,12 +183,12 @@ class Explanation:
     def _repr_html_(self) -> str:
         import headwater
 
-        return headwater.report.explanation_html(self)
+        return headwater.pictures.explanation_html(self)
 
     def _repr_png_(self) -> bytes:
         import headwater
 
-        return headwater.report.explanation_png(self)
+        return headwater.pictures.explanation_png(self)
 
 
 def _part(maps: Maps, part: slice) -> Maps:

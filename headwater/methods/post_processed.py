@@ -60,5 +60,11 @@ MASKED: dict[str, Callable[[nn.Module], PostProcessed]] = {
 
 
 def quantized(method: Method, variant: Variant) -> PostProcessed:
-    """A method whose map is quantized in 8 levels."""
-    return PostProcessed(method, partial(heat_quantization, levels=QUANTIZED_LEVELS, variant=variant))
+    """A method whose map is quantized in 8 levels, each example by itself."""
+    return PostProcessed(method, partial(_quantized, variant=variant))
+
+
+def _quantized(heatmap: Tensor, variant: Variant) -> Tensor:
+    """Maps ``(N, *places)`` of any number of axes, quantized one by one."""
+    rows = heatmap.flatten(1)[:, None]
+    return heat_quantization(rows, levels=QUANTIZED_LEVELS, variant=variant).view(heatmap.shape)

@@ -13,19 +13,23 @@ _NETWORK_TIMEOUT = 30.0  # seconds without an answer before a download is given 
 
 
 @contextmanager
-def hub() -> Iterator[None]:
-    """Silence the model hub's library, and without a connection let it use its cache without trying to connect."""
+def hub(offline: bool = False) -> Iterator[None]:
+    """Silence the model hub's library, and let it use its cache alone, without trying to connect.
+
+    Args:
+        offline: also where there is a connection.
+    """
     from huggingface_hub import constants
 
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm", "httpx")]
-    levels, offline = [logger.level for logger in loggers], constants.HF_HUB_OFFLINE
+    levels, before = [logger.level for logger in loggers], constants.HF_HUB_OFFLINE
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    constants.HF_HUB_OFFLINE = offline or not _reachable(constants.ENDPOINT)
+    constants.HF_HUB_OFFLINE = before or offline or not _reachable(constants.ENDPOINT)
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE = before
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from headwater.data.preprocessing import Preprocessing
 from headwater.errors import CheckpointError, DownloadError, InputError, MissingDependencyError
-from headwater.models import tiny20
+from headwater.models import huggingface, tiny20
 from headwater.models.abn import FUKUI, AttentionBranchNetwork, Variant
 from headwater.models.card import ModelCard, imagenet_wnids
 from headwater.models.checkpoints import as_parameter, load_weights, read_checkpoint
@@ -46,7 +46,7 @@ RUN_CARD, RUN_WEIGHTS = "card.json", "model.safetensors"
 
 
 def list_models() -> list[str]:
-    """Names that :func:`load_model` takes, besides ``timm:NAME`` and checkpoint files.
+    """Names that :func:`load_model` takes, besides ``timm:NAME``, ``hf:OWNER/NAME``, checkpoint files and folders.
 
     >>> {"tiny20", "resnet50", "resnext50_32x4d", "wide_resnet50_2"} <= set(list_models())
     True
@@ -67,13 +67,14 @@ def load_model(
     Args:
         name: a torchvision name (``"resnet50"``), ``"timm:NAME"``, ``"tiny20"`` (bundled),
             ``"efficientnet-lite0"`` (ImageNet, of the extra ``headwater[imagenet]``), a checkpoint file (``.pth``,
-            ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, or
+            ``.pt``, ``.ckpt`` with a state dict, or ``.safetensors``), the run folder of a training, a folder of
+            ``save_pretrained`` or ``"hf:OWNER/NAME"`` from Hugging Face's hub (safetensors alone, in float32), or
             ``"package.module:function"``: a function of your own that returns the network. The network's attribute
             ``card``, if it is a :class:`ModelCard`, says how images are prepared and what the classes are called.
         weights: ``"v1"`` or ``"v2"`` of torchvision's ImageNet weights (or a member of its enum), a file, or ``"none"``
             for random weights. If not given, what goes with the name: V1, the weights of the papers, for a network of
             torchvision's (its default where there is no V1), timm's, the bundled ones, what the function returns.
-            A checkpoint file and a run have weights of their own.
+            A checkpoint file, a folder and a network of the hub have weights of their own.
         arch: for a checkpoint file, the name of its architecture.
         progress: show a bar while downloading.
         allow_code: import and call ``"package.module:function"``; nothing else ever runs code.
@@ -81,9 +82,10 @@ def load_model(
     Raises:
         InputError: no model or weights of that name, weights for a model that has its own, or code that is not allowed
             or fails.
-        DownloadError: the weights are not in torch's cache and cannot be fetched.
-        CheckpointError: the file or run is missing, unsafe, broken, or does not fit the network.
-        MissingDependencyError: ``timm:`` without timm, or ``"efficientnet-lite0"`` without its extra installed.
+        DownloadError: the weights are not in the cache and cannot be fetched.
+        CheckpointError: the file, run or folder is missing, unsafe, broken, or does not fit the network.
+        MissingDependencyError: ``timm:`` without timm, ``"efficientnet-lite0"`` without its extra, or ``hf:`` without
+            transformers.
 
     >>> model = load_model("tiny20")
     >>> model.card.classes[5]
@@ -93,7 +95,7 @@ def load_model(
     if has_own_weights(text):
         if wanted is not None:
             raise InputError(f"{text} has weights of its own; weights={wanted!r} goes with the name of a network")
-        model, card = _from_run(Path(text), arch) if Path(text).is_dir() else _from_file(Path(text), arch)
+        model, card = _with_own_weights(text, arch, progress)
     elif arch is not None:
         raise InputError(f"arch={arch!r} goes with a checkpoint file; {text!r} is not one ({', '.join(SUFFIXES)})")
     elif text == LITE0:
@@ -119,8 +121,23 @@ def load_model(
 
 
 def has_own_weights(name: str) -> bool:
-    """Whether a model is given as a checkpoint file or a run folder, not by the name of a network."""
+    """Whether a model is a checkpoint file, a folder, or one of the hub, not the name of a network."""
+    if name.startswith(huggingface.PREFIX):
+        return True
     return name not in list_models() and (Path(name).is_dir() or is_weights_file(name))
+
+
+def _with_own_weights(text: str, arch: str | None, progress: bool) -> tuple[nn.Module, ModelCard]:
+    """A network of the hub, a folder or a file."""
+    path = Path(text)
+    saved = path.is_dir() and huggingface.is_saved(path) and not (path / RUN_CARD).is_file()
+    if arch is not None and (saved or text.startswith(huggingface.PREFIX)):
+        raise InputError(f"{text} says itself which network it holds; arch={arch!r} goes with a checkpoint file")
+    if text.startswith(huggingface.PREFIX):
+        return huggingface.from_hub(text.removeprefix(huggingface.PREFIX), progress)
+    if saved:
+        return huggingface.from_folder(path)
+    return _from_run(path, arch) if path.is_dir() else _from_file(path, arch)
 
 
 def _bundled(weights: str | None) -> tuple[nn.Module, ModelCard]:
@@ -139,7 +156,8 @@ def _check_name(name: str) -> None:
         near = get_close_matches(name, [*list_models(), *known], n=4)
         hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
         raise InputError(
-            f"no model is called {name!r}{hint} See headwater models, or give a checkpoint file with arch="
+            f"no model is called {name!r}{hint} See headwater models, or give a checkpoint file with arch=, a folder "
+            "of save_pretrained, or hf:OWNER/NAME"
         )
 
 
@@ -319,7 +337,10 @@ def find_runs(folder: Path) -> list[Path]:
         return [folder]
     found = sorted(path.parent for path in folder.glob(f"*/{RUN_CARD}"))
     if not found:
-        raise CheckpointError(f"{folder} holds no finished run of headwater train (no {RUN_CARD})")
+        raise CheckpointError(
+            f"{folder} holds no finished run of headwater train (no {RUN_CARD}), and no network of save_pretrained (no "
+            f"{huggingface.CONFIG})"
+        )
     return found
 
 

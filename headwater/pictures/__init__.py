@@ -1,11 +1,13 @@
 """Pictures of relevance for inputs that are no images: features, signals, volumes, videos and tokens.
 
-In goes an input and its relevance, as numpy arrays; out comes a PNG, HTML for tokens, or a NIfTI file for volumes.
-It knows no network and no tensor; colours and their range are those of :mod:`headwater.report.images`.
+In goes an input and its relevance; out comes a PNG, HTML for tokens, or a NIfTI file for volumes. It knows no network;
+colours and their range are those of :mod:`headwater.report.images`.
 """
 
 from headwater.pictures.features import features_figure, largest_and_rest
 from headwater.pictures.nifti import read_nifti, save_nifti
+from headwater.pictures.notebook import explanation_html, explanation_png
+from headwater.pictures.picture import picture
 from headwater.pictures.pieces import Piece, pieces
 from headwater.pictures.signal import signal_figure, summed_per_column
 from headwater.pictures.tokens import tokens_figure, tokens_html
@@ -15,9 +17,12 @@ from headwater.pictures.volume import strongest_voxel, volume_figure
 __all__ = [
     "Piece",
     "chosen_frames",
+    "explanation_html",
+    "explanation_png",
     "features_figure",
     "frame_parts",
     "largest_and_rest",
+    "picture",
     "pieces",
     "read_nifti",
     "save_nifti",

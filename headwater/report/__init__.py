@@ -2,7 +2,6 @@
 
 from headwater.report.flow import flow_figure
 from headwater.report.images import Labels, Style, figure, overlay
-from headwater.report.notebook import explanation_html, explanation_png
 from headwater.report.page import write_report
 from headwater.report.scales import scales_figure
 from headwater.report.sheet import contact_sheet
@@ -13,8 +12,6 @@ __all__ = [
     "Style",
     "c3_figure",
     "contact_sheet",
-    "explanation_html",
-    "explanation_png",
     "figure",
     "flow_figure",
     "overlay",

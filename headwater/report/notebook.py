@@ -52,15 +52,14 @@ def account_cells(account: Conservation | None, image: int = 0) -> tuple[Cell, C
     return f"{seed:.4g}", f"{arrived:.4g}", f"{error:.1e}"
 
 
-def class_table(logits: Tensor, target: int, name_of: Callable[[int], str]) -> str:
-    """The most probable classes of one image, with the explained one marked, as an HTML table.
+def class_table(probabilities: Tensor, target: int, name_of: Callable[[int], str]) -> str:
+    """The most probable classes of one image or text, with the explained one marked, as an HTML table.
 
     Args:
-        logits: ``(K,)``.
+        probabilities: ``(K,)``.
         target: the explained class.
         name_of: from a class's index to its name.
     """
-    probabilities = logits.float().softmax(0)
     best = probabilities.topk(min(_MOST_CLASSES, len(probabilities))).indices.tolist()
     chosen = best if target in best else [*best, target]
     rows = [(name_of(k), f"{probabilities[k].item():.1%}", "explained" if k == target else None) for k in chosen]

@@ -13,7 +13,7 @@ import headwater as hw
 from headwater.errors import InputError
 from headwater.methods import DEFAULT_METHOD, describe_method, explains_against
 from headwater.methods.method import Method, Progress
-from headwater.models import card_of, network_input, weights_digest
+from headwater.models import card_of, check_takes_images, network_input, weights_digest
 
 _FIRST = (DEFAULT_METHOD, "otsuki2024", "gradcam", "scorecam", "rise", "integrated-gradients", "c3-lrp")
 
@@ -29,7 +29,7 @@ class Network:
     """A classifier and its methods, each made when it is first asked for.
 
     Args:
-        model: as :func:`headwater.load_model` returns it.
+        model: as :func:`headwater.load_model` returns it; it takes images.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -92,9 +92,11 @@ def by_name(models: Sequence[nn.Module]) -> dict[str, Network]:
     """The networks under their names, in their order.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or one takes no images.
     """
     if not models:
         raise InputError("the page needs at least one network")
     networks = [Network(model) for model in models]
+    for network in networks:
+        check_takes_images(network.card)
     return {network.card.name: network for network in networks}

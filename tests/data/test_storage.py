@@ -14,7 +14,7 @@ from headwater.data.images import open_image
 from headwater.data.labelled import LabelledImage, load_labelled, open_images
 from headwater.data.storage import StoragePath, as_path, is_address
 from headwater.errors import ImageError, InputError, MissingDependencyError, StorageError
-from headwater.image_explanation import explain_files
+from headwater.explanations import explain_files
 
 fsspec = pytest.importorskip("fsspec")
 XML = "<annotation><object><bndbox>{}</bndbox></object></annotation>".format(

@@ -143,9 +143,11 @@ def test_a_class_against_another(case):
 @pytest.mark.parametrize("name", ["gradient-x-input", "integrated-gradients", "random", "gradient-x-input+hq"])
 def test_baselines_take_any_values(case, name):
     model, x, axes = case
-    e = hw.load_method(name, model)(x)
+    method = hw.load_method(name, model)
+    e = method(x)
     assert e.heatmap.shape == hw.LRP(model)(x).heatmap.shape
     assert e.axes == axes
+    torch.testing.assert_close(method(x[1:2], int(e.target[1])).heatmap[0], e.heatmap[1], rtol=1e-3, atol=1e-5)
 
 
 def test_rise_masks_signals_volumes_and_videos():

@@ -1,0 +1,1 @@
+"""Whether relevance lies on planted evidence: signals, volumes and sequences of which it is known what decides."""
