@@ -131,8 +131,8 @@ def main() -> None:
     heads = ("network", "torch.export alone", "first call, without its sweep", "ratio", "later call", "guards", "part")
     text = (
         "# Results: what the guards cost\n\n"
-        "The first call for a size of the inputs traces the network, compares the trace with the network's own output and\n"
-        "makes a plan; *ratio* is its time, one later call taken off, over that of `torch.export` alone. A later call\n"
+        "The first call for a size of the inputs traces the network, compares the trace with the network's own output\n"
+        "and makes a plan; *ratio* is its time, one later call taken off, over that of `torch.export` alone. A later call\n"
         "checks that nothing has changed: the module tree, the inputs' and the weights' values. Composite `otsuki2024`,\n"
         f"one example, float32, torch {torch.__version__}, {torch.get_num_threads()} threads, "
         f"{datetime.now(UTC):%Y-%m-%d}. Written by\n`python -m benchmarks.guards`.\n\n"

@@ -1,7 +1,19 @@
 """How relevance passes one operation; ``linear_rules``, ``signed_rules`` and ``rules`` of the engine define it."""
 
 from headwater.engine.linear_rules import Flat, LinearRule, Part, WPlus, WSquare, ZBox, ZPlus, redistribute
-from headwater.engine.rules import Follow, Gate, Gradient, MatrixGate, MeanPool, Pass, Rule, Split, WinnerTakesAll
+from headwater.engine.rules import (
+    Follow,
+    Gate,
+    Gradient,
+    MatrixGate,
+    MeanPool,
+    Pass,
+    Rule,
+    SignedGate,
+    Split,
+    ToTokens,
+    WinnerTakesAll,
+)
 from headwater.engine.signed_rules import AlphaBeta, Epsilon, Gamma, SignedRule
 
 __all__ = [
@@ -18,8 +30,10 @@ __all__ = [
     "Part",
     "Pass",
     "Rule",
+    "SignedGate",
     "SignedRule",
     "Split",
+    "ToTokens",
     "WPlus",
     "WSquare",
     "WinnerTakesAll",

@@ -60,7 +60,7 @@ def methods(network: nn.Module) -> dict[str, Method]:
 
 
 def candidates(network: nn.Module) -> dict[str, Method]:
-    """What might be better than Headwater's methods: only the input's own scale, and rules with signs."""
+    """What might be better than Headwater's methods: only the input's own scale, and rules with signs, one by one."""
     given = composites()
     if not isinstance(network, Transformer):
         given = {name: composite for name, composite in given.items() if "attention" not in name}

@@ -60,7 +60,7 @@ def summary(rows: Mapping[Entry, Row], others: Count) -> str:
     elsewhere = "[torchvision and timm](architectures.md)"
     cells = [
         *([f"{task}, transformers", *found.cells()] for task, found in counts.items()),
-        [f"image classification, {elsewhere}", *others.cells()],
+        [f"images, {elsewhere}", *others.cells()],
         ["**all of images**", *total([others, *(counts[task] for task in IMAGES)]).cells()],
         ["**all of transformers**", *total(counts.values()).cells()],
         ["**all**", *total([others, *counts.values()]).cells()],

@@ -14,8 +14,8 @@ from headwater.engine.layer_table import layer_for
 from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange, TokenPath
 from headwater.engine.reach import check_blocks, check_reach, is_for, misplaced
 from headwater.engine.registrations import registered_rules
-from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, Split, ToTokens
-from headwater.engine.splitting import Gates
+from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, SignedGate, Split, ToTokens
+from headwater.engine.splitting import Gates, SignedGates
 from headwater.engine.structure import ResidualBlock, Structure
 from headwater.engine.where import Blocks, Choice, Entry, Pair, Registered, Type, as_where, place_of
 from headwater.errors import InputError, UnsupportedOperationError
@@ -218,7 +218,9 @@ def _fitted(choice: Choice, layer: Layer, structure: Structure) -> Rule:
     operation = layer.operation
     if isinstance(choice, Gates):
         shares = structure.gate_shares(layer, choice.to)
-        return Gate(shares) if isinstance(layer, Product) else MatrixGate(shares)
+        if isinstance(layer, Product):
+            return Gate(shares)
+        return SignedGate(shares) if isinstance(choice, SignedGates) else MatrixGate(shares)
     if not isinstance(choice, Rule):
         identity = [structure.is_identity_skip(operation.name, k) for k in range(len(operation.inputs))]
         left_out = not choice.identity_skips and not all(identity)

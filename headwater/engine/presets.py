@@ -8,7 +8,7 @@ from headwater.engine.composites import REGISTERED, Composite
 from headwater.engine.linear_rules import WPlus, ZPlus
 from headwater.engine.rules import Follow, Gradient, MeanPool, Pass, WinnerTakesAll
 from headwater.engine.signed_rules import AlphaBeta, Epsilon
-from headwater.engine.splitting import Gates, Ratio, Splitting, Symmetric
+from headwater.engine.splitting import Gates, Ratio, Signed, SignedGates, Splitting, Symmetric
 from headwater.engine.where import AfterJoin, Blocks, Classifier, Entry, First, Last, LastBlocks, Pair, Type
 from headwater.errors import InputError
 
@@ -109,6 +109,15 @@ _preset(
     _join,
     *_EXACT,
     contrast=1.0,
+)
+_preset(
+    "headwater-text",
+    (Type("join"), Signed()),
+    (Type("matrix_product"), SignedGates("features")),
+    REGISTERED,
+    (Type("linear"), Epsilon()),
+    (Type("average"), Epsilon()),
+    *_REST,
 )
 _preset("otsuki2024-mixture", (First(), WPlus()), (AfterJoin(8), Epsilon()), _join, *_EXACT)
 _preset(

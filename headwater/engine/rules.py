@@ -276,6 +276,46 @@ class MatrixGate(Rule):
 
 
 @dataclass(frozen=True)
+class SignedGate(MatrixGate):
+    r"""A matrix product of two values, each factor's share by its sign: :math:`z_{ikj} = A_{ik} V_{kj}`.
+
+    Where the contributions nearly cancel, :math:`|z| \le \tau \sum |z_{ikj}|`, they are shared by absolute value. In
+    a transformer this keeps what a token's negative values say, which z+ drops.
+
+    Args:
+        shares: as for :class:`MatrixGate`.
+        threshold: :math:`\tau`, in (0, 1); as for :class:`~headwater.rules.SignedRule`.
+    """
+
+    threshold: float = 0.1
+
+    def __call__(
+        self, layer: MatrixProduct, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
+    ) -> Sequence[Tensor | None]:
+        sizes = [h.abs() for h in inputs]
+        z, size = layer.run(inputs), layer.run(sizes)
+        limits = torch.finfo(z.dtype)
+        nothing = size <= limits.tiny / limits.eps
+        cancels = ~nothing & (z.abs() <= self.threshold * size)
+        signed = torch.where(nothing | cancels, 0, relevance / z)
+        unsigned = torch.where(cancels, relevance / size, 0)
+        left = relevance - signed * z - unsigned * size
+        ones = [torch.ones_like(h) for h in inputs]
+        rest = left / layer.run(ones)
+        return [
+            share
+            * (
+                self._adjoint(layer, ones, k, rest)
+                + inputs[k] * self._adjoint(layer, inputs, k, signed)
+                + sizes[k] * self._adjoint(layer, sizes, k, unsigned)
+            )
+            if share
+            else None
+            for k, share in enumerate(self.shares)
+        ]
+
+
+@dataclass(frozen=True)
 class Split(Rule):
     """A join: relevance divides among the branches by a splitting; branches left out get nothing.
 

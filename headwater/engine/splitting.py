@@ -62,6 +62,35 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Signed:
+    r"""Splitting by sign, as the epsilon rule has it: :math:`R_s = R \, h_s / (h_m + h_s)`.
+
+    Where the terms nearly cancel, :math:`|\sum_k h_k| \le \tau \sum_k |h_k|`, they share by absolute value, as
+    :class:`Ratio` does, so no term gets more than :math:`1 / \tau` times what the sum received.
+
+    Args:
+        identity_skips: see :class:`Splitting`.
+        threshold: :math:`\tau`, in (0, 1); as for :class:`~headwater.rules.SignedRule`.
+
+    >>> import torch
+    >>> [share.tolist() for share in Signed()([torch.tensor([3.]), torch.tensor([-1.])], torch.tensor([8.]))]
+    [[12.0], [-4.0]]
+    """
+
+    identity_skips: bool = True
+    threshold: float = 0.1
+
+    def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
+        total, size = torch.stack(list(terms)).sum(0), torch.stack([term.abs() for term in terms]).sum(0)
+        limits = torch.finfo(size.dtype)
+        cancels = (total.abs() <= self.threshold * size) | (size < limits.tiny / limits.eps)
+        quotient = relevance / total.masked_fill(cancels, 1)
+        by_size = Ratio()(terms, relevance)
+        shares = [torch.where(cancels, a, quotient * h) for a, h in zip(by_size[:-1], terms, strict=False)]
+        return [*shares, relevance - torch.stack(shares).sum(0)]
+
+
+@dataclass(frozen=True)
 class Symmetric:
     r"""Symmetric splitting (Otsuki et al. 2024, Eq. 4): :math:`R_s = R_m = R / 2`.
 
@@ -93,3 +122,8 @@ class Gates:
     def __post_init__(self) -> None:
         if self.to not in ("features", "half"):
             raise InputError(f"gates must be 'features' or 'half', got {self.to!r}")
+
+
+@dataclass(frozen=True)
+class SignedGates(Gates):
+    """The same, but in matrix products contributions count by their sign: :class:`~headwater.rules.SignedGate`."""

@@ -472,14 +472,20 @@ def _mutates_a_view(node: torch.fx.Node) -> bool:
     """Whether ``node`` writes into a tensor that shares memory with another one that is used afterwards."""
     if not callable(node.target) or not _functional(node.target)[1]:
         return False
-    written = node.args[0]
-    if not isinstance(written, torch.fx.Node):
+    written = base = node.args[0]
+    while isinstance(base, torch.fx.Node) and _is_view(base):
+        base = base.args[0]
+    if not isinstance(base, torch.fx.Node):
         return False
-    if operation_kind(node.target) == "copy":
+    if base.op == "placeholder" and base is not written:
         return True
-    if _is_view(written):
-        return True
-    return any(_is_view(user) and any(later > node for later in (user, *user.users)) for user in written.users)
+    sharing, waiting = {base}, [base]
+    while waiting:
+        for user in waiting.pop().users:
+            if _is_view(user) and user not in sharing and user is not node:
+                sharing.add(user)
+                waiting.append(user)
+    return any(other is not written and any(later > node for later in other.users) for other in sharing)
 
 
 def _slices_written(node: torch.fx.Node) -> list[torch.fx.Node]:

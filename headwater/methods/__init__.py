@@ -46,6 +46,7 @@ _DESCRIPTIONS = {
     "gradient-x-input": "gradient times input (Captum)",
     "guided-backprop": "guided backpropagation (Captum)",
     "headwater": "LRP for ResNet, signed at the classifier, mean over the scales of all cuts; conserving exactly",
+    "headwater-text": "LRP for transformers over texts: contributions by their signs; what headwater is for token ids",
     "guided-backprop-published": "the same, its red channel alone, as the authors' code measures it",
     "integrated-gradients": "integrated gradients, 50 steps from the mean colour, 0 in normalised space (Captum)",
     "integrated-gradients-published": "the same, its red channel alone, as the authors' code measures it",

@@ -17,6 +17,9 @@ from headwater.engine.scales import mean_of_scales
 from headwater.engine.seed import Region, Start, Target
 from headwater.methods.method import Checkpoints, Progress
 
+TEXT = "headwater-text"
+"""The composite for token ids."""
+
 
 class AllScales:
     r"""LRP whose map is the mean over the resolutions of the image and the cuts, in one sweep.
@@ -28,6 +31,10 @@ class AllScales:
     with the resolutions S of the values that all relevance passes, the image among them, those values :math:`C_s` of
     each, and the enlargement E, which keeps every cell's sum (:func:`~headwater.engine.scales.enlarge`). In a network
     without such values between image and output it is the image's relevance alone; a warning says so.
+
+    Texts have one resolution, and after the last attention all relevance is on one token: for token ids it is their own
+    relevance, by the composite ``"headwater-text"``, whose rules count contributions with their signs
+    (docs/results/planted.md).
 
     Args:
         model: as for :class:`~headwater.LRP`.
@@ -51,6 +58,9 @@ class AllScales:
         activation: Activation | None = None,
     ) -> None:
         self.lrp = LRP(model, composite, output, recompute=recompute, activation=activation)
+        self._text = None
+        if composite == "headwater":
+            self._text = LRP(model, TEXT, output, recompute=recompute, activation=activation)
 
     def __call__(
         self,
@@ -69,7 +79,12 @@ class AllScales:
             An :class:`Explanation` whose ``heatmap`` is the mean; ``relevance`` is that of the input alone. Features
             and several inputs have no scales: the map is their relevance.
         """
-        e = self.lrp(x, target, start, checkpoints, region, progress, against=against)
+        lrp, of_text = self.lrp, any(source.ids for source in self.lrp.graph(x).sources)
+        if of_text and self._text is not None:
+            lrp = self._text
+        e = lrp(x, target, start, checkpoints, region, progress, against=against)
+        if of_text:
+            return e
         if not e.coarse or e.finest is None:
             if e.finest is not None and len(e.axes) > 1:
                 warnings.warn(

@@ -33,14 +33,25 @@ _IMAGE_BY_IMAGE = frozenset(
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool2d"),
         *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"),
         *("pixel_shuffle", "pixel_unshuffle", "group_norm", "instance_norm", "pad", "constant_pad_nd"),
-        *("reflection_pad2d", "expand", "repeat"),
+        *("reflection_pad2d", "expand", "repeat", "_native_batch_norm_legit_no_training"),
     )
 )
 """Where the first dimension counts the images."""
 _ALONG_A_DIMENSION = frozenset(
     (
         *("mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "prod", "norm", "linalg_vector_norm"),
-        *("logsumexp", "softmax", "log_softmax", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind"),
+        *(
+            "logsumexp",
+            "softmax",
+            "log_softmax",
+            "_safe_softmax",
+            "cat",
+            "stack",
+            "split",
+            "split_with_sizes",
+            "chunk",
+            "unbind",
+        ),
         *("select", "slice", "narrow", "roll", "flip", "cumsum", "argmax", "argmin", "topk", "sort", "tensor_split"),
         *("slice_scatter", "select_scatter", "gather", "glu"),
     )
@@ -158,6 +169,8 @@ def _apart(operation: Operation, shapes: Sequence[Shape]) -> bool:
     batch, ndim = before.index(None), len(before)
     if kind in _MOVES:
         return True
+    if operation.embeds:
+        return shapes[-1].index(None) == batch
     if kind == "linear":
         return batch != ndim - 1
     if kind in ("layer_norm", "rms_norm"):
