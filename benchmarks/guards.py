@@ -29,6 +29,15 @@ from headwater.engine.inputs import Inputs
 from headwater.files import write_text
 from headwater.report.tabular import Cell, Table
 
+HEAD = """\
+# Results: what the guards cost
+
+The first call for a size of the inputs traces the network, compares the trace with the network's own output, makes a
+plan and derives weights; *ratio* is its time, a later call's taken off, over that of `torch.export` alone. A later call
+checks that nothing has changed: the module tree, and the values of the inputs and of the weights. Composite
+`otsuki2024`, one example, float32, torch {}, {} threads, {}. Written by `python -m benchmarks.guards`.
+
+"""
 Case = tuple[nn.Module, Tensor | dict[str, Tensor]]
 
 
@@ -129,16 +138,8 @@ def main() -> None:
         )
         print(*rows[-1], sep="  ", flush=True)
     heads = ("network", "torch.export alone", "first call, without its sweep", "ratio", "later call", "guards", "part")
-    text = (
-        "# Results: what the guards cost\n\n"
-        "The first call for a size of the inputs traces the network, compares the trace with the network's own output\n"
-        "and makes a plan; *ratio* is its time, one later call taken off, over that of `torch.export` alone. A later call\n"
-        "checks that nothing has changed: the module tree, the inputs' and the weights' values. Composite `otsuki2024`,\n"
-        f"one example, float32, torch {torch.__version__}, {torch.get_num_threads()} threads, "
-        f"{datetime.now(UTC):%Y-%m-%d}. Written by\n`python -m benchmarks.guards`.\n\n"
-        + Table(heads, rows, "lrrrrrr").markdown()
-        + "\n"
-    )
+    text = HEAD.format(torch.__version__, torch.get_num_threads(), datetime.now(UTC).date())
+    text += Table(heads, rows, "lrrrrrr").markdown() + "\n"
     write_text(options.out, text)
 
 

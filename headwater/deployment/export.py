@@ -148,6 +148,8 @@ def export(
         )
     lrp = LRP(model, composite, output)
     plan = lrp.plan(x)
+    if len(plan.graph.inputs) > 1 or plan.graph.sources[0].channels != 1:
+        raise ExportError("a graph is exported for one input with its channels in dimension 1, such as images")
     if isinstance(target, int):
         classes = plan.graph.shapes[plan.graph.output][1:2]
         chosen_classes(target, len(x), classes[0] or 1 if classes else 1, x.device)

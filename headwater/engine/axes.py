@@ -29,7 +29,7 @@ def with_channels(graph: Graph) -> tuple[GraphInput, ...]:
     in the last, and what permutes or reshapes the input before is followed. Where that does not tell, inputs of three
     and more dimensions have it in dimension 1; values ``(N, F)`` and token ids have none.
     """
-    ids = {name for o in graph.operations if o.whole or (o.embeds and o.weights) for name in o.inputs}
+    ids = {name for o in graph.operations if o.whole or o.looks_up for name in o.inputs}
     found = []
     for given in graph.inputs:
         shape = graph.shapes[given.name]
@@ -49,7 +49,7 @@ def _channels(graph: Graph, name: str) -> int | None:
         if operation.kind.startswith(_CHANNELS_SECOND) and len(origin) > 2:
             return origin[1]
         if operation.kind in _CHANNELS_LAST:
-            return origin[-1] if rank == 3 or origin[-1] == rank - 1 else 1
+            return origin[-1] if len(origin) > 2 and (rank == 3 or origin[-1] == rank - 1) else 1
         after = _moved(operation, origin, graph.shapes[taken], graph.shapes.get(operation.name, ()))
         if after is not None:
             origins[operation.name] = after

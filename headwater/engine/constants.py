@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -32,17 +33,23 @@ def without_constants(graph: Graph, model: nn.Module, inputs: Inputs) -> Graph:
     count = 2 if graph.batch is None else graph.batch
     carrying = {given.name for given in graph.sources}
     example = inputs.map(lambda t: t[:1].detach().repeat(count, *[1] * (t.ndim - 1)))
-    found: list[dict[str, Tensor]] = []
+
+    def run(times: float, plus: float) -> Iterator[tuple[str, Tensor]]:
+        """The values that can carry relevance, every input (and embedding of ids) changed."""
+        given = tuple(
+            t * times + plus if source.name in carrying and t.is_floating_point() else t
+            for source, t in zip(graph.inputs, example.tensors, strict=True)
+        )
+        for operation, value in values_of(graph, tensors, Inputs(given, example.keys, example.alone)):
+            if operation.inputs and isinstance(value, Tensor) and value.is_floating_point():
+                if operation.embeds:
+                    value.copy_(value * times + plus)
+                yield operation.name, value
+
     with computing(inputs.floating):
-        for change in (lambda t: t, lambda t: t * 2 + 1, lambda t: t * torch.nan):
-            given = tuple(
-                change(t) if source.name in carrying and t.is_floating_point() else t
-                for source, t in zip(graph.inputs, example.tensors, strict=True)
-            )
-            values = values_of(graph, tensors, Inputs(given, example.keys, example.alone))
-            found.append({o.name: v for o, v in values if o.inputs and isinstance(v, Tensor) and v.is_floating_point()})
-    first, second, third = found
-    constant = {name for name, v in first.items() if torch.equal(v, second[name]) and not third[name].isnan().any()}
+        free = {name for name, value in run(1.0, torch.nan) if not value.isnan().any()}
+        kept = {name: value.clone() for name, value in run(1.0, 0.0) if name in free}
+        constant = {name for name, value in run(2.0, 1.0) if name in free and torch.equal(value, kept[name])}
     if not constant or graph.output in constant:
         return graph
     operations = []

@@ -12,14 +12,21 @@ from torch import Tensor, nn
 from headwater.engine.guards.signature import computes_a_weight
 
 
-def shared_copy(model: nn.Module) -> nn.Module:
+def shared_copy(model: nn.Module, to_run: bool = False) -> nn.Module:
     """A copy of the modules that shares every tensor and array with ``model``, in eval mode, without observing hooks.
+
+    To run it, ``to_run`` gives it buffers of its own, and such weights of its own as a forward writes over (embeddings
+    with ``max_norm``): a network that counts its calls does not change the user's.
 
     Hooks of ``torch.nn.utils`` that compute a weight (weight norm, spectral norm, pruning) are part of the network and
     stay. A copy of a transformers network keeps no key-value cache, which is no output to explain, and multiplies by
     the chosen experts' matrices example by example, so that the examples of a batch stay apart.
     """
-    memo: dict[int, Any] = {id(data): data for data in _data(model)}
+    memo: dict[int, Any] = {id(data): data for data in (*_data(model), *_cards(model))}
+    if to_run:
+        embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+        for written in (*model.buffers(), *(m.weight for m in embeddings if m.max_norm is not None)):
+            memo[id(written)] = written.detach().clone()
     saved = [(module, {name: module.__dict__.get(name) for name in _HOOKS}) for module in model.modules()]
     for _, hooks in saved:
         for owner in hooks.values():
@@ -41,6 +48,14 @@ def shared_copy(model: nn.Module) -> nn.Module:
 def own_copy(model: nn.Module, device: str) -> nn.Module:
     """Like :func:`shared_copy`, with tensors of its own on ``device``."""
     return copy.deepcopy(shared_copy(model)).to(device)
+
+
+def _cards(model: nn.Module) -> Iterator[Any]:
+    """What headwater itself has left at the modules, which no forward reads."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value).__module__.startswith("headwater."):
+                yield value
 
 
 def _data(model: nn.Module) -> Iterator[Tensor | np.ndarray]:

@@ -100,7 +100,9 @@ class Explanation:
             empty where several inputs have relevance.
         finest: the input's own relevance, channels summed, shaped as ``heatmap``; ``None`` where there is none or
             several inputs have it.
-        head: ``"softmax"``, ``"log_softmax"`` or ``"sigmoid"`` where the network was found to end with one.
+        head: ``"softmax"``, ``"log_softmax"`` or ``"sigmoid"`` where the network was found to end with one;
+            ``"probabilities"`` or ``"chances"`` where it returns probabilities that were made otherwise, which do or
+            don't sum to one.
         activation: what makes probabilities of the logits, ``"softmax"`` or ``"sigmoid"``.
     """
 
@@ -185,7 +187,7 @@ class Explanation:
 
         return headwater.pictures.explanation_html(self)
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         import headwater
 
         return headwater.pictures.explanation_png(self)

@@ -120,6 +120,11 @@ class Operation:
         return self.calls[-1].path if self.calls else ""
 
     @property
+    def looks_up(self) -> bool:
+        """Whether it looks token ids up in a table: an embedding."""
+        return self.embeds and self.kind in ("embedding", "index", "index_select")
+
+    @property
     def weights(self) -> tuple[str, ...]:
         """Names of the parameters and buffers among the arguments."""
         return tuple(leaf.name for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Weight))
@@ -161,7 +166,8 @@ class Graph:
         batch: ``None`` when the list holds for any number of examples.
         shapes: shape of each value.
         head: ``"softmax"``, ``"log_softmax"`` or ``"sigmoid"`` where the model ends with one, which the list leaves
-            out; ``None`` where the model returns the output itself.
+            out; ``"probabilities"`` or ``"chances"`` where the output is probabilities that were made otherwise, which
+            do or don't sum to one; ``None`` where it is logits.
         returned: which of the tensors that the model returns, flattened, it is.
         classes_last: the model returns it with the classes in the last dimension, as for each token; here they are
             in dimension 1.

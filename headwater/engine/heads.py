@@ -41,7 +41,8 @@ def without_head(graph: Graph) -> Graph:
     shape = graph.shapes.get(operation.name, ())
     if head != "sigmoid":
         dim = operation.args[1] if len(operation.args) > 1 else operation.kwargs.get("dim")
-        if len(shape) < 2 or not isinstance(dim, int) or dim % len(shape) != 1:
+        classes = (1, len(shape) - 1) if _is_dense(producers.get(operation.inputs[0])) else (1,)  # last, as for tokens
+        if len(shape) < 2 or not isinstance(dim, int) or dim % len(shape) not in classes:
             return graph
     moved = {operation.name: operation.inputs[0]}  # from what the chain takes to what it is to take
     added, shapes = [], dict(graph.shapes)
@@ -55,6 +56,45 @@ def without_head(graph: Graph) -> Graph:
     return replace(graph, operations=(*graph.operations, *added), output=output, head=head, shapes=shapes)
 
 
+def with_probabilities(graph: Graph, returned: Tensor) -> Graph:
+    """The graph, told that the network returns probabilities where it does so without a softmax or sigmoid at its end.
+
+    Those are averages, selections and other functions of probabilities, and whatever is never negative and sums to one.
+
+    Args:
+        graph: of a network without a head that was recognised.
+        returned: what the network returns, the classes in dimension 1.
+    """
+    if graph.head is not None or not returned.numel() or returned.min() < 0 or returned.max() > 1:
+        return graph
+    if returned.ndim > 1 and returned.shape[1] > 1 and (returned.sum(1) - 1).abs().max() < 1e-3:
+        return replace(graph, head="probabilities")
+    return replace(graph, head="chances") if _made_of_probabilities(graph) else graph
+
+
+def _made_of_probabilities(graph: Graph) -> bool:
+    """Whether a softmax or sigmoid is all that the output is made of, without a layer with weights after it."""
+    producers = {operation.name: operation for operation in graph.operations}
+    waiting, found = [graph.output], False
+    while waiting:
+        operation = producers.get(waiting.pop())
+        if operation is None:
+            return False
+        if operation.kind in _HEADS or operation.kind == "hardsigmoid":
+            found = True
+        elif operation.kind in _OF_PROBABILITIES and not operation.weights:
+            waiting += operation.inputs
+        else:
+            return False
+    return found
+
+
+_OF_PROBABILITIES = _RESHAPES | {
+    *("mean", "sum", "amax", "amin", "max", "min", "clamp", "clamp_min", "clamp_max", "select", "slice", "index"),
+    *("mul", "div", "add", "sub", "rsub", "stack", "cat", "permute", "transpose", "prod", "movedim"),
+}
+
+
 def _renamed(names: Mapping[str, str], leaf: Any) -> Any:
     return Value(names[leaf.name]) if isinstance(leaf, Value) and leaf.name in names else leaf
 
@@ -63,7 +103,7 @@ def with_classes_second(graph: Graph) -> Graph:
     """The graph with its output's classes in dimension 1, where a dense layer gives them last, as for each token."""
     shape = graph.shapes[graph.output]
     producer = next((o for o in graph.operations if o.name == graph.output), None)
-    if len(shape) < 3 or producer is None or producer.kind not in ("linear", "matmul"):
+    if len(shape) < 3 or not _is_dense(producer):
         return graph
     name = f"{graph.output}_classes_second"
     turned = Operation(name, torch.ops.aten.movedim.int, (Value(graph.output), -1, 1), {}, (), (graph.output,))
@@ -71,11 +111,15 @@ def with_classes_second(graph: Graph) -> Graph:
     return replace(graph, operations=(*graph.operations, turned), output=name, shapes=shapes, classes_last=True)
 
 
+def _is_dense(operation: Operation | None) -> bool:
+    return operation is not None and operation.kind in ("linear", "matmul")
+
+
 def with_head(logits: Tensor, graph: Graph) -> Tensor:
-    """What the network returns for its logits."""
+    """What the network returns for its output without the head."""
     if graph.head == "sigmoid":
         logits = logits.sigmoid()
-    elif graph.head is not None:
+    elif graph.head in ("softmax", "log_softmax"):
         logits = logits.softmax(1) if graph.head == "softmax" else logits.log_softmax(1)
     return logits.movedim(1, -1) if graph.classes_last else logits
 
@@ -92,15 +136,16 @@ def returned_probabilities(output: Tensor, head: str | None, activation: Activat
     return output.exp() if head == "log_softmax" else output
 
 
-def logits_of(output: Tensor, head: str | None) -> Tensor:
-    """Logits that give what a network returns; after a softmax known up to a number that all classes share."""
-    if head is None or head == "log_softmax":
-        return output
-    return torch.logit(output) if head == "sigmoid" else output.log()
+def logits_before(output: Tensor, head: str | None) -> Tensor:
+    """Logits of the output that a sweep begins at: the output itself, unless the network has none but probabilities."""
+    tiny = torch.finfo(output.dtype).tiny
+    if head == "probabilities":
+        return output.clamp(min=tiny).log()
+    return torch.logit(output, eps=torch.finfo(output.dtype).eps) if head == "chances" else output
 
 
 def activation_of(head: str | None, asked: Activation | None) -> Activation:
     """What makes probabilities of the logits: as asked, as the network ends, or else the softmax."""
     if head is not None:
-        return "sigmoid" if head == "sigmoid" else "softmax"
+        return "sigmoid" if head in ("sigmoid", "chances") else "softmax"
     return asked or "softmax"

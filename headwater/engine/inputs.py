@@ -41,7 +41,7 @@ class Inputs:
             return x
         if isinstance(x, Tensor):
             return Inputs((x,))
-        if isinstance(x, Mapping):
+        if isinstance(x, Mapping) and all(isinstance(key, str) for key in x):
             found = Inputs(tuple(x.values()), tuple(x), alone=False)
         elif isinstance(x, (tuple, list)) and not all(isinstance(item, (int, float)) for item in x):
             found = Inputs(tuple(x), tuple(range(len(x))), alone=False)
@@ -83,11 +83,6 @@ class Inputs:
         return torch.empty(0, device=self.tensors[0].device) if found is None else found
 
     @property
-    def device(self) -> torch.device:
-        """Where the first input is."""
-        return self.tensors[0].device
-
-    @property
     def signature(self) -> tuple[object, ...]:
         """What two calls that one trace serves have in common: everything but the values and their number."""
         return self.alone, self.keys, *((t.shape[1:], t.dtype, t.device) for t in self.tensors)
@@ -99,6 +94,10 @@ class Inputs:
     def select(self, which: slice | Tensor) -> Inputs:
         """Some of the examples."""
         return self.map(lambda tensor: tensor[which])
+
+    def cloned(self) -> Inputs:
+        """Copies, for a network that may write over what it is given."""
+        return self.map(lambda tensor: tensor.detach().clone())
 
     def prepared(self) -> Inputs:
         """Without history, images in the layout that convolutions are fastest in."""

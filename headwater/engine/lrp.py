@@ -15,7 +15,7 @@ from headwater.engine.compiled import compiled_sweep
 from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation, warn_if_lost
 from headwater.engine.graph import Activation, Graph
-from headwater.engine.guards.checks import check_module, check_values
+from headwater.engine.guards.checks import check_module
 from headwater.engine.guards.modes import computing
 from headwater.engine.heads import activation_of
 from headwater.engine.inputs import Inputs, NetworkInput
@@ -154,7 +154,7 @@ class LRP:
             An :class:`Explanation`; its tensors are on the device of ``x``, and of its dtype or float32 if that is a
             half: the network runs in half precision then, and relevance is passed on in single.
 
-        The first call for a size of the inputs traces the network, which takes a second or some; later calls do not.
+        The first call for a size of the inputs traces the network, which takes a second or a few; later calls do not.
 
         Raises:
             InputError: ``x``, the target, start, a checkpoint, the region or a weight does not fit or is not finite, or
@@ -169,7 +169,6 @@ class LRP:
                 not one of the presets that are known to lose some.
         """
         inputs = Inputs.of(x)
-        check_values(inputs)
         check_start(start)
         plan = self.plan(inputs)
         activation = activation_of(plan.graph.head, self.activation)
@@ -180,7 +179,9 @@ class LRP:
             return sweep(
                 plan,
                 inputs,
-                lambda output: make_seed(output, count, target, start, region, against, plan.contrast, activation),
+                lambda output: make_seed(
+                    output, count, target, start, region, against, plan.contrast, activation, plan.graph.head
+                ),
                 account,
                 self.recompute is True,
             )
@@ -257,15 +258,15 @@ class LRP:
             self._plans = OrderedDict([*current, (key, plan)])
         return plan
 
-    def graph(self, x: NetworkInput) -> Graph:
+    def graph(self, x: NetworkInput | Inputs) -> Graph:
         """The list of operations that inputs of this size go through."""
         return traced(self.model, x, self.output)
 
     def retrace(self) -> None:
         """Trace the model anew at the next call.
 
-        Needed after a change that the model's module tree does not show: a global, an enclosing variable or a default
-        argument that ``forward`` reads.
+        Needed after a change that the model's module tree does not show: a global, an enclosing variable, a default
+        argument, or a function outside of the modules' classes that ``forward`` calls.
         """
         forget(self.model)
         self._plans = OrderedDict()

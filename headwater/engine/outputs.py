@@ -36,9 +36,9 @@ def own_output(model: nn.Module, inputs: Inputs) -> tuple[Any, frozenset[tuple[s
     Raises:
         InputError: the model fails on such inputs.
     """
-    copied = shared_copy(model)
+    copied = shared_copy(model, to_run=True)
     before = signature(copied)
-    args, kwargs = inputs.arguments
+    args, kwargs = inputs.cloned().arguments
     try:
         with computing(inputs.floating):
             result = copied(*args, **kwargs)

@@ -104,8 +104,11 @@ class Plan:
             rows.append((path, kind, "-" if step.rule is None else str(step.rule), step.why))
         widths = [max(len(row[k]) for row in rows) for k in range(3)]
         lines = ("  ".join(f"{cell:<{w}}" for cell, w in zip(row, (*widths, 0), strict=True)) for row in rows)
-        head = self.graph.head
+        head, left = self.graph.head, [given.name for given in self.graph.inputs if not given.carries]
         told = [] if head is None else [f"The network ends with a {head}; what enters it are the logits."]
+        if head in ("probabilities", "chances"):
+            told = ["The network returns probabilities; relevance begins at them."]
+        told += [f"No relevance of their own: {', '.join(left)}."] if left else []
         return "\n".join([*(line.rstrip() for line in lines), *told])
 
 

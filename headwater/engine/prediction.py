@@ -8,10 +8,12 @@ from torch.utils import _pytree
 from headwater.engine.copies import shared_copy
 from headwater.engine.graph import Activation
 from headwater.engine.guards.modes import computing
-from headwater.engine.heads import activation_of, logits_of, returned_probabilities
+from headwater.engine.heads import activation_of, logits_before, returned_probabilities
 from headwater.engine.inputs import Inputs, NetworkInput
+from headwater.engine.interpreter import output_of
 from headwater.engine.outputs import Output
 from headwater.engine.traces import traced
+from headwater.engine.weights import live_tensors
 
 
 class Predictor:
@@ -36,20 +38,27 @@ class Predictor:
     ) -> None:
         self.graph = traced(model, x, output)
         self.activation = activation_of(self.graph.head, activation)
-        self._network = shared_copy(model)
+        self._model = model
+        self._network = shared_copy(model, to_run=True)
 
     def returned(self, x: NetworkInput | Inputs) -> Tensor:
         """What the network returns at that output, the classes in dimension 1."""
         inputs = Inputs.of(x)
-        args, kwargs = inputs.arguments
+        args, kwargs = inputs.cloned().arguments
         with computing(inputs.floating):
             result = _pytree.tree_leaves(self._network(*args, **kwargs))[self.graph.returned]
         return result.movedim(-1, 1) if self.graph.classes_last else result
 
     def logits(self, x: NetworkInput | Inputs) -> Tensor:
-        """The logits ``(N, K, ...)``; of a network that ends with a softmax up to a number that all classes share."""
-        output = logits_of(self.returned(x), self.graph.head)
-        return output[:, None] if output.ndim == 1 else output
+        """The logits ``(N, K, ...)``, as :class:`headwater.LRP` has them."""
+        if self.graph.head in (None, "probabilities", "chances"):
+            output = self.returned(x)
+        else:  # what enters the softmax or sigmoid
+            inputs = Inputs.of(x)
+            names = (name for operation in self.graph.operations for name in operation.weights)
+            with computing(inputs.floating):
+                output = output_of(self.graph, live_tensors(self._model, names), inputs)
+        return logits_before(output[:, None] if output.ndim == 1 else output, self.graph.head)
 
     def probabilities(self, x: NetworkInput | Inputs) -> Tensor:
         """The probability of each class, ``(N, K, ...)``."""

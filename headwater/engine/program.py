@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from headwater.engine.account import Account
 from headwater.engine.graph import Activation
 from headwater.engine.guards.modes import tracing
+from headwater.engine.heads import logits_before
 from headwater.engine.inputs import Inputs, channels_last
 from headwater.engine.linear_layers import Linear
 from headwater.engine.packing import recording
@@ -147,7 +148,7 @@ class SweepProgram:
         account = Account(self.plan, count, request.places, request.keep, layouts)
 
         def begin(output: Tensor) -> Seed:
-            logits = with_classes(output, count)
+            logits = logits_before(with_classes(output, count), self.plan.graph.head)
             classes = class_scores(logits, mask, request.activation).argmax(1) if target is None else target
             return seed_at(
                 output, logits, classes, request.start, mask, against, self.plan.contrast, request.activation

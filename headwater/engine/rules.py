@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headwater.engine.layers import Join, Layer, MatrixProduct, MaxPool, MaxSelect, Product, Rearrange, TokenPath
-from headwater.engine.splitting import Splitting
+from headwater.engine.splitting import Splitting, check_threshold
 from headwater.errors import InputError
 
 aten = torch.ops.aten
@@ -230,7 +230,9 @@ class MatrixGate(Rule):
     .. math:: z_{ikj} = A_{ik}^+ V_{kj}^+ + A_{ik}^- V_{kj}^-
 
     With all relevance on the values, attention weights act as the fixed weights of a linear layer (Ali et al. 2022);
-    halves are the uniform rule for bilinear operations (Achtibat et al. 2024).
+    halves are the uniform rule for bilinear operations (Achtibat et al. 2024). An output without positive contributions
+    hands on by :math:`|A_{ik}| |V_{kj}|`, so that a token which attention does not look at gets nothing; where all of
+    these are 0, in equal parts.
 
     Args:
         shares: part of the relevance that the first and the second factor get; they sum to 1.
@@ -245,21 +247,37 @@ class MatrixGate(Rule):
     def __call__(
         self, layer: MatrixProduct, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor | None]:
-        parts = [(h.clamp(min=0), h.clamp(max=0)) for h in inputs]
-        ones = [torch.ones_like(h) for h in inputs]
-        z = layer.run([up for up, _ in parts]) + layer.run([down for _, down in parts])
-        # Masked attention leaves weights near the smallest float, too coarse to share anything out exactly: none count.
-        limits = torch.finfo(z.dtype)
-        s = torch.where(z > limits.tiny / limits.eps, relevance / z, 0)
-        left = (relevance - s * z) / layer.run(ones)
+        ups, downs = [h.clamp(min=0) for h in inputs], [h.clamp(max=0) for h in inputs]
+        z = layer.run(ups) + layer.run(downs)
+        s = _quotient(relevance, z)
+        return self._shared(layer, inputs, relevance - s * z, [(ups, s), (downs, s)])
+
+    def _shared(
+        self,
+        layer: MatrixProduct,
+        inputs: Sequence[Tensor],
+        left: Tensor,
+        terms: Sequence[tuple[Sequence[Tensor], Tensor]],
+    ) -> Sequence[Tensor | None]:
+        """Relevance of the factors.
+
+        Args:
+            layer: the product.
+            inputs: its factors.
+            left: relevance that the terms do not hand on, shaped as the output.
+            terms: what stands for the factors, and relevance over what they contribute.
+        """
+        sizes, ones = [h.abs() for h in inputs], [torch.ones_like(h) for h in inputs]
+        size = layer.run(sizes)
+        by_size = _quotient(left, size)
+        equally = (left - by_size * size) / layer.run(ones)
         given: list[Tensor | None] = []
         for index, share in enumerate(self.shares):
             if not share:
                 given.append(None)
                 continue
-            back = self._adjoint(layer, ones, index, left)
-            for sign in (0, 1):
-                factors = [part[sign] for part in parts]
+            back = self._adjoint(layer, ones, index, equally)
+            for factors, s in (*terms, (sizes, by_size)):
                 back = back + factors[index] * self._adjoint(layer, factors, index, s)
             given.append(back * share)
         return given
@@ -273,6 +291,15 @@ class MatrixGate(Rule):
 
         back, *_ = torch.func.vjp(product, factors[index])[1](s)
         return back
+
+
+def _quotient(relevance: Tensor, z: Tensor) -> Tensor:
+    """Relevance over what contributes; 0 where that is too small a float to share anything out exactly.
+
+    Masked attention leaves weights near the smallest float.
+    """
+    limits = torch.finfo(z.dtype)
+    return torch.where(z.abs() > limits.tiny / limits.eps, relevance / z, 0)
 
 
 @dataclass(frozen=True)
@@ -289,30 +316,15 @@ class SignedGate(MatrixGate):
 
     threshold: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
     def __call__(
         self, layer: MatrixProduct, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
     ) -> Sequence[Tensor | None]:
-        sizes = [h.abs() for h in inputs]
-        z, size = layer.run(inputs), layer.run(sizes)
-        limits = torch.finfo(z.dtype)
-        nothing = size <= limits.tiny / limits.eps
-        cancels = ~nothing & (z.abs() <= self.threshold * size)
-        signed = torch.where(nothing | cancels, 0, relevance / z)
-        unsigned = torch.where(cancels, relevance / size, 0)
-        left = relevance - signed * z - unsigned * size
-        ones = [torch.ones_like(h) for h in inputs]
-        rest = left / layer.run(ones)
-        return [
-            share
-            * (
-                self._adjoint(layer, ones, k, rest)
-                + inputs[k] * self._adjoint(layer, inputs, k, signed)
-                + sizes[k] * self._adjoint(layer, sizes, k, unsigned)
-            )
-            if share
-            else None
-            for k, share in enumerate(self.shares)
-        ]
+        z, size = layer.run(inputs), layer.run([h.abs() for h in inputs])
+        s = _quotient(relevance, z).masked_fill(z.abs() <= self.threshold * size, 0)
+        return self._shared(layer, inputs, relevance - s * z, [(inputs, s)])
 
 
 @dataclass(frozen=True)

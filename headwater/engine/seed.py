@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwater.engine.graph import Activation
 from headwater.engine.guards.checks import check_classes
-from headwater.engine.heads import probabilities
+from headwater.engine.heads import logits_before, probabilities
 from headwater.errors import InputError, TraceError
 
 Start = Literal["probability", "logit", "one"]
@@ -51,14 +51,17 @@ def make_seed(
     against: Target = None,
     contrast: float = 0.0,
     activation: Activation = "softmax",
+    head: str | None = None,
 ) -> Seed:
-    """The seed for logits ``(N,)``, ``(N, K)`` or ``(N, K, ...)`` of which ``activation`` makes probabilities.
+    """The seed for an output ``(N,)``, ``(N, K)`` or ``(N, K, ...)``.
+
+    ``activation`` makes probabilities of its logits; by ``head`` the output is these itself, or probabilities.
 
     Raises:
         TraceError: the output has another shape.
         InputError: the target, the region or the class against it does not fit.
     """
-    logits = with_classes(output, count)
+    logits = logits_before(with_classes(output, count), head)
     mask = None if region is None else region_mask(region, logits)
     classes = check_target(target, class_scores(logits, mask, activation))
     if against is None:

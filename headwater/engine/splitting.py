@@ -80,6 +80,9 @@ class Signed:
     identity_skips: bool = True
     threshold: float = 0.1
 
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
     def __call__(self, terms: Sequence[Tensor], relevance: Tensor) -> list[Tensor]:
         total, size = torch.stack(list(terms)).sum(0), torch.stack([term.abs() for term in terms]).sum(0)
         limits = torch.finfo(size.dtype)
@@ -88,6 +91,16 @@ class Signed:
         by_size = Ratio()(terms, relevance)
         shares = [torch.where(cancels, a, quotient * h) for a, h in zip(by_size[:-1], terms, strict=False)]
         return [*shares, relevance - torch.stack(shares).sum(0)]
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold outside (0, 1).
+
+    Raises:
+        InputError: it is outside.
+    """
+    if not 0 < threshold < 1:
+        raise InputError(f"threshold must be between 0 and 1, got {threshold}")
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ def _first(layers: Sequence[Layer]) -> set[str]:
             behind.add(operation.name)
         elif is_parametrised(layer):
             first.add(operation.name)
-        if is_parametrised(layer) or isinstance(layer, Block) or (operation.embeds and _weights(layer)):
+        if is_parametrised(layer) or isinstance(layer, Block) or operation.looks_up:
             behind.add(operation.name)
     return first
 

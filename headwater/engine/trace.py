@@ -45,7 +45,7 @@ from headwater.engine.graph import (
 from headwater.engine.guards.checks import check_inputs
 from headwater.engine.guards.modes import tracing
 from headwater.engine.guards.randomness import draws, equal_programs, generators, refusal
-from headwater.engine.heads import with_classes_second, without_head
+from headwater.engine.heads import with_classes_second, with_probabilities, without_head
 from headwater.engine.inputs import Inputs, NetworkInput
 from headwater.engine.outputs import Output, check_output, chosen_output, own_output
 from headwater.errors import TraceError
@@ -113,6 +113,7 @@ def trace_of(model: nn.Module, inputs: Inputs, output: Output = None) -> tuple[G
             raise TraceError(refusal(f"operation {operation.kind!r} in module {where!r}"))
     graph = without_constants(graph, model, inputs)
     check_output(graph, model, inputs, result)
+    graph = with_probabilities(graph, result.movedim(-1, 1) if graph.classes_last else result)
     return replace(graph, inputs=with_channels(graph)), written
 
 
@@ -136,7 +137,7 @@ class _Reader:
         self.shapes: dict[str, Shape] = {}
         placeholders = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in signature.user_inputs]
         named = list(zip(placeholders, _parameter_names(kind, inputs), strict=True))
-        numbers = {n.name for n, name in named if not n.meta["val"].is_floating_point() and _carries(name)}
+        numbers = {n.name for n, name in named if not n.meta["val"].is_floating_point() and not _is_mask(name)}
         ids = _leading_to_features(program, numbers, ("embedding",))
         if not ids and len(numbers) == len(
             named
@@ -144,9 +145,10 @@ class _Reader:
             ids = _leading_to_features(program, numbers, _FEATURES)
         self.inputs: list[GraphInput] = []
         names = [name for _, name in named]
+        beside = any(not (n.meta["val"].dtype.is_floating_point and _is_mask(name)) for n, name in named)
         for node, name in named:
             whole = not node.meta["val"].is_floating_point()
-            carries = _carries(name) and (not whole or node.name in ids)
+            carries = node.name in ids if whole else not beside or not _is_mask(name)
             self.inputs.append(GraphInput(node.name, carries))
             if carries:
                 self.depends.add(node.name)
@@ -378,12 +380,12 @@ def _leading_to_features(program: torch.export.ExportedProgram, whole: set[str],
     return found
 
 
-def _carries(name: str) -> bool:
-    """Whether an input of that name has relevance of its own, as neither masks nor what places tokens have."""
-    return "mask" not in name.lower() and name not in _PLACING
+def _is_mask(name: str) -> bool:
+    """Whether an input of that name has no relevance of its own: a mask, or what places tokens have."""
+    return name in _PLACING or name.endswith(("mask", "_masked_pos"))
 
 
-_PLACING = frozenset(("token_type_ids", "segment_ids", "position_ids", "cache_position", "bbox", "head_mask"))
+_PLACING = frozenset(("token_type_ids", "segment_ids", "position_ids", "cache_position", "bbox"))
 
 
 def _parameter_names(kind: type[nn.Module], inputs: Inputs) -> list[str]:

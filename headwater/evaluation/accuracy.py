@@ -29,6 +29,7 @@ def split_accuracy(model: nn.Module, data: str | Path | LabelledImages, settings
     """
     labelled = label_for(model, data, settings)
     right, count = 0, 0
+    network: Predictor | None = None
     images = labelled.data.images
     for start in range(0, len(images), settings.batch_size):
         photos, labels = [], []
@@ -40,7 +41,8 @@ def split_accuracy(model: nn.Module, data: str | Path | LabelledImages, settings
             labels.append(image.label)
         if photos:
             x = network_input(model, photos)
-            predicted = Predictor(model, x).predicted(x).cpu()
+            network = network or Predictor(model, x)
+            predicted = network.predicted(x).cpu()
             right += int((predicted == torch.tensor(labels)).sum())
             count += len(labels)
     return Accuracy(right, count, labelled.classes, labelled.source)

@@ -10,7 +10,7 @@ from torch import nn
 from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import Activation
-from headwater.engine.inputs import NetworkInput
+from headwater.engine.inputs import Inputs, NetworkInput
 from headwater.engine.lrp import LRP, Recompute
 from headwater.engine.outputs import Output
 from headwater.engine.scales import mean_of_scales
@@ -79,7 +79,9 @@ class AllScales:
             An :class:`Explanation` whose ``heatmap`` is the mean; ``relevance`` is that of the input alone. Features
             and several inputs have no scales: the map is their relevance.
         """
-        lrp, of_text = self.lrp, any(source.ids for source in self.lrp.graph(x).sources)
+        inputs, lrp = Inputs.of(x), self.lrp
+        whole = not all(tensor.is_floating_point() for tensor in inputs.tensors)
+        of_text = whole and any(source.ids for source in lrp.graph(inputs).sources)
         if of_text and self._text is not None:
             lrp = self._text
         e = lrp(x, target, start, checkpoints, region, progress, against=against)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from headwater.engine.axes import map_names, structured
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import Graph
-from headwater.engine.guards.checks import check_module, check_values
+from headwater.engine.guards.checks import check_module
 from headwater.engine.guards.modes import computing, detached
-from headwater.engine.heads import activation_of, probabilities
+from headwater.engine.heads import activation_of, logits_before, probabilities
 from headwater.engine.inputs import Inputs, NetworkInput
 from headwater.engine.seed import Target, check_target
 from headwater.engine.structure import Structure, layers_of
@@ -54,7 +54,6 @@ class Baseline(ABC):
             TraceError: the network cannot be traced, or does not return logits ``(N, K)``.
         """
         inputs = Inputs.of(x)
-        check_values(inputs)
         check_no_modules(checkpoints)
         graph = traced(self.model, inputs)
         check_kind(type(self).__name__, graph, inputs, self.refuses)
@@ -64,7 +63,7 @@ class Baseline(ABC):
             network = self._rebuilt(graph)
             with torch.no_grad():
                 logits = network(*network.ordered(inputs.tensors))
-            logits = logits[:, None] if logits.ndim == 1 else logits
+            logits = logits_before(logits[:, None] if logits.ndim == 1 else logits, graph.head)
             if logits.ndim != 2:
                 raise TraceError(f"the network returns {tuple(logits.shape)}; logits (N, K) are needed")
             classes = check_target(target, logits)

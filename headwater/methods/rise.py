@@ -12,7 +12,7 @@ from torch.nn import functional
 from headwater.engine.axes import map_names
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import GraphInput
-from headwater.engine.guards.checks import check_module, check_values
+from headwater.engine.guards.checks import check_module
 from headwater.engine.guards.modes import computing
 from headwater.engine.inputs import Inputs, NetworkInput
 from headwater.engine.prediction import Predictor
@@ -84,7 +84,6 @@ class Rise:
             InputError: the images, the target or the checkpoints do not fit.
         """
         inputs = Inputs.of(x)
-        check_values(inputs)
         check_no_modules(checkpoints)
         network = Predictor(self.model, inputs)
         check_kind("rise", network.graph, inputs, _REFUSES)

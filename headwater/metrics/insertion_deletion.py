@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headwater.engine.graph import Activation, GraphInput
-from headwater.engine.guards.checks import check_classes, check_maps, check_values, check_whole
+from headwater.engine.guards.checks import check_classes, check_maps, check_whole
 from headwater.engine.inputs import Inputs, NetworkInput
 from headwater.engine.outputs import Output
 from headwater.engine.prediction import Predictor
@@ -129,7 +129,6 @@ def insertion_deletion(
     (torch.Size([2]), torch.Size([2, 9]))
     """
     inputs = Inputs.of(x)
-    check_values(inputs)
     network = Predictor(model, inputs, output, activation)
     if len(network.graph.sources) > 1:
         raise InputError("insertion and deletion need one input with relevance; this network has several")

@@ -11,8 +11,13 @@ from headwater.report.tabular import Table
 _MOST = 8  # examples that are shown
 
 
-def explanation_png(e: Explanation) -> bytes:
-    """Of images the maps of the batch on one sheet, of other inputs the first example's picture."""
+def explanation_png(e: Explanation) -> bytes | None:
+    """Of images the maps of the batch on one sheet, of other inputs the first example's picture.
+
+    None where several inputs have relevance, or the map has more than three axes.
+    """
+    if not 0 < len(e.axes) <= 3:
+        return None
     return notebook.explanation_png(e) if e.axes == ("row", "column") else picture(e)
 
 
@@ -29,7 +34,7 @@ def explanation_html(e: Explanation) -> str:
         "" if count == total else f"The first {count} of {total} examples."
     )
     shown = []
-    for k in range(count if e.axes else 0):
+    for k in range(count if 0 < len(e.axes) <= 3 else 0):
         title = f"class {int(e.target[k])}: {e.probability[k].item():.1%}"
         if e.axes == ("token",):
             relevance = e.heatmap[k].detach().float().cpu().numpy()

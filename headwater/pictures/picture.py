@@ -28,7 +28,7 @@ def picture(
     names: Sequence[str] | None = None,
     classes: Sequence[str] | Mapping[int, str] | None = None,
     sampling_rate: float | None = None,
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    spacing: tuple[float, float, float] | None = None,
     style: Style | None = None,
 ) -> bytes:
     """One example's relevance as PNG, drawn as what its input is.
@@ -43,7 +43,7 @@ def picture(
         names: the tokens of a text, the channels of a signal or the names of features.
         classes: names of the classes, by number.
         sampling_rate: of a signal, per second.
-        spacing: size of a voxel along depth, rows and columns.
+        spacing: size of a voxel along depth, rows and columns; the same if not given.
         style: colours.
 
     Raises:
@@ -59,6 +59,9 @@ def picture(
         raise InputError("several inputs have relevance; draw each by headwater.pictures, from e.heatmap[...]")
     if not 0 <= index < len(e.heatmap):
         raise InputError(f"index must be from 0 to {len(e.heatmap) - 1}, got {index}")
+    for option, given, axes in (("sampling_rate", sampling_rate, ("sample",)), ("spacing", spacing, _VOLUME)):
+        if given is not None and e.axes != axes:
+            raise InputError(f"{option} is for maps of {', '.join(axes)}; this one has {', '.join(e.axes)}")
     heatmap = e.heatmap[index].detach().float().cpu().numpy()
     values = None if x is None else _values(e, x, index)
     target = int(e.target[index])
@@ -81,12 +84,15 @@ def picture(
         return video_figure(_frames(values, heatmap), heatmap, title=title, note=note, style=style)
     if len(e.axes) == 3:
         grey = np.zeros_like(heatmap) if values is None else values.mean(0) if values.ndim == 4 else values
-        return volume_figure(grey, heatmap, spacing=spacing, title=title, note=note, style=style)
+        return volume_figure(grey, heatmap, spacing=spacing or (1.0, 1.0, 1.0), title=title, note=note, style=style)
     if len(e.axes) == 2:
         photo = Image.fromarray(_frames(values, heatmap[None])[0])
         labels = Labels(title, "", "", "", "", "relevance", note)
         return figure(photo, heatmap, labels, style)
     raise InputError(f"there is no picture of a map with the dimensions {', '.join(e.axes)}")
+
+
+_VOLUME = ("depth", "row", "column")
 
 
 def _note(e: Explanation, index: int) -> str:

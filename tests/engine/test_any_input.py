@@ -195,6 +195,53 @@ def test_a_signal_is_enlarged_and_blurred_along_its_own_axis():
         hw.insertion_deletion(features_network(), torch.rand(2, 10), torch.rand(2, 10), 0, step=2, baseline="blur")
 
 
+def test_one_channel_that_is_flattened_keeps_its_samples():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(20, 3)).eval()
+    assert hw.LRP(model)(torch.randn(2, 1, 20)).heatmap.shape == (2, 20)
+    assert hw.LRP(nn.Sequential(nn.Flatten(), nn.Linear(40, 3)).eval())(torch.randn(2, 2, 20)).heatmap.shape == (2, 20)
+
+
+@pytest.mark.parametrize("name", ["c3-lrp", "c1c-lrp"])
+def test_masks_of_maps_are_for_images(name):
+    with pytest.raises(InputError, match="contours and components are those of a picture"):
+        hw.load_method(name, signal_network().eval())(torch.randn(2, 2, 64))
+
+
+def test_quantizing_several_maps_at_once_is_refused():
+    with pytest.raises(InputError, match="several inputs have relevance"):
+        hw.load_method("gradient-x-input+hq", Both().eval())((torch.randn(2, 3, 12, 10), torch.randn(2, 6)))
+
+
+def test_an_input_that_is_called_a_mask_and_alone_is_explained():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, mask: Tensor) -> Tensor:
+            return self.head(mask)
+
+    e = hw.LRP(Masked().eval())(torch.rand(2, 4))
+    assert (e.conservation.error < 1e-5).all()
+
+
+def test_ids_beside_values_keep_their_relevance_where_rows_are_cut_out():
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.dense, self.head = nn.Embedding(9, 4), nn.Linear(5, 4), nn.Linear(4, 3)
+
+        def forward(self, input_ids: Tensor, values: Tensor) -> Tensor:
+            h = self.words(input_ids).mean(1)
+            return self.head(h + self.dense(values) + torch.zeros_like(h)[:1, 0:1])
+
+    torch.manual_seed(0)
+    e = hw.LRP(Cut().eval())({"input_ids": torch.tensor([[1, 2], [3, 4]]), "values": torch.randn(2, 5)})
+    assert (e.relevance["input_ids"].abs().sum(1) > 0).all()
+    assert (e.conservation.error < 1e-5).all()
+
+
 # -- texts -----------------------------------------------------------------------------------------------------------
 
 

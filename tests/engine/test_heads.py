@@ -69,16 +69,74 @@ def test_measures_and_baselines_follow_the_models_own_probability(end, classes, 
     torch.testing.assert_close(Predictor(net, X).probability(X, torch.zeros(4, dtype=torch.long)), own)
 
 
+PROBABILITIES = {
+    "an average": lambda z: (z.softmax(1) + (2 * z).softmax(1)) / 2,
+    "clamped": lambda z: z.softmax(1).clamp(1e-6, 1),
+    "normalised by hand": lambda z: z.exp() / z.exp().sum(1, keepdim=True),
+    "of one class": lambda z: z.softmax(1)[:, 1],
+    "a hard sigmoid": lambda z: nn.functional.hardsigmoid(z),
+    "labels, averaged": lambda z: (z.sigmoid() + (3 * z).sigmoid()) / 2,
+}
+
+
+@pytest.mark.parametrize("end", PROBABILITIES.values(), ids=PROBABILITIES)
+@pytest.mark.parametrize("name", ["otsuki2024", "gradient-x-input", "random"])
+def test_probabilities_that_are_made_otherwise_are_not_made_once_more(end, name):
+    net = Net(end).eval()
+    own = net(X)[:, None] if net(X).ndim == 1 else net(X)
+    e = hw.load_method(name, net)(X, 0)
+    torch.testing.assert_close(e.probability, own[:, 0])
+    torch.testing.assert_close(e.probabilities, own, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(Predictor(net, X).probabilities(X), own)
+
+
+def test_a_class_for_each_token_by_a_softmax_over_the_last_dimension():
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.Embedding(9, 6), nn.Linear(6, 4)
+
+        def forward(self, ids):
+            return self.head(self.words(ids)).softmax(-1)
+
+    net, ids = Tokens().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    e = hw.LRP(net)(ids, target=2, region=(1,))
+    assert e.logits.shape == (2, 4, 3)
+    torch.testing.assert_close(e.probability, net(ids)[:, 1, 2])
+    torch.testing.assert_close(e.heatmap.sum(1), e.probability, rtol=1e-5, atol=1e-6)
+
+
 def test_a_softmax_inside_the_network_is_no_head():
-    net = Net(lambda z: z.softmax(1) @ torch.eye(3)).eval()
+    net = Net(lambda z: z.softmax(1) @ torch.tensor([[2.0, 0, 1], [0, 3, 1], [1, 1, 5]])).eval()
     e = hw.LRP(net)(X)
     assert e.head is None
     torch.testing.assert_close(e.probabilities, net(X).softmax(1))
 
 
+def test_a_forward_that_writes_its_own_buffers_and_weights_leaves_the_users_as_they_are():
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+            self.words, self.head = nn.Embedding(9, 6, max_norm=0.1), nn.Linear(6, 3)
+
+        def forward(self, ids):
+            self.calls.add_(1)
+            return self.head(self.words(ids).mean(1))
+
+    net, ids = Counting().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for name in ("otsuki2024", "random"):
+        hw.load_method(name, net)(ids)
+    hw.insertion_deletion(net, ids, torch.rand(2, 3), 0, "budget", step=1, baseline=0)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_a_softmax_over_pixels_is_no_head():
     conv = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(2)).eval()
-    assert hw.LRP(conv)(torch.rand(1, 3, 5, 5)).head is None
+    e = hw.LRP(conv)(torch.rand(1, 3, 5, 5), target=2)
+    assert e.head == "chances"  # each pixel's value as it is
+    assert (e.conservation.error < 1e-5).all()
     assert hw.LRP(nn.Sequential(conv[0], nn.Softmax(1)).eval())(torch.rand(1, 3, 5, 5)).head == "softmax"
 
 

@@ -109,10 +109,10 @@ def check_independence(graph: Graph, model: nn.Module, inputs: Inputs) -> None:
 
 def _depends_on_count(model: nn.Module, inputs: Inputs) -> bool:
     """Whether the first image has other results alone; for networks whose list of operations fixes the batch size."""
-    network = shared_copy(model)
+    network = shared_copy(model, to_run=True)
     try:
         with computing(inputs.floating):
-            calls = [part.arguments for part in (inputs, inputs.select(slice(1)))]
+            calls = [part.cloned().arguments for part in (inputs, inputs.select(slice(1)))]
             batch, alone = (_pytree.tree_leaves(network(*args, **kwargs)) for args, kwargs in calls)
     except Exception:  # whatever a forward raises that works for one batch size only
         return False

@@ -10,6 +10,7 @@ import enum
 import functools
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -23,9 +24,14 @@ Signature = dict[tuple[str, str], Any]
 _PLAIN = (bool, int, float, complex, str, bytes, range, type(None), type(...), torch.dtype, torch.device, torch.layout)
 _NOT_READ = frozenset(("training", *vars(nn.Module())))
 _BY_IDENTITY = frozenset(
-    [*sys.stdlib_module_names, "torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"]
+    [
+        *sys.stdlib_module_names,
+        *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "headwater"),
+    ]
 )
 """Packages whose objects are compared by identity, without a look at what they hold."""
+_WHOLE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)
+"""Objects that are compared by identity whatever package they are of."""
 _SMALL = 4096
 """Bytes of a tensor or array that are compared by value; a larger one that forward reads is a constant of the graph."""
 _DEPTH = 6
@@ -33,28 +39,33 @@ _DEPTH = 6
 
 
 class Same:
-    """An object by its identity. It is kept alive, so that no other object gets its address."""
+    """An object by its identity. It is not kept alive; one that is gone equals none."""
 
-    __slots__ = ("held",)
+    __slots__ = ("_hash", "_held")
 
     def __init__(self, held: Any) -> None:
-        self.held = held
+        self._hash = id(held)
+        try:
+            self._held: Any = weakref.ref(held)
+        except TypeError:  # of a type without weak references
+            self._held = lambda: held
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.held is other.held
+        held = self._held()
+        return held is not None and isinstance(other, Same) and held is other._held()
 
     def __hash__(self) -> int:
-        return id(self.held)
+        return self._hash
 
 
 def signature(model: nn.Module) -> Signature:
     """What :func:`~headwater.engine.trace.trace` depends on.
 
-    For each module its class and that class's ``forward``, a ``forward`` of its own, hooks that compute weights, the
-    names, shapes, dtypes and devices of parameters and buffers and which of them are one tensor, and its other
-    attributes: numbers, strings, dtypes, and tuples, lists, sets and dicts of them by value; objects of the user's
-    classes by their own attributes; small tensors and arrays by value; everything else by identity. Training mode,
-    gradients, observing hooks and the values of parameters do not count.
+    For each module its class, that class's functions and plain attributes, a ``forward`` of its own, hooks that compute
+    weights, the names, shapes, dtypes and devices of parameters and buffers and which of them are one tensor, and its
+    other attributes: numbers, strings, dtypes, and tuples, lists, sets and dicts of them by value; objects of the
+    user's classes by their own attributes; small tensors and arrays by value; everything else by identity. Training
+    mode, gradients, what a forward with gradients has computed, observing hooks and values of parameters do not count.
     """
     return _Walk(model).found
 
@@ -66,78 +77,111 @@ def changed(before: Signature, after: Signature) -> frozenset[tuple[str, str]]:
 
 
 class _Walk:
+    """One walk over a model. What was met before is known by the place where it was met first."""
+
     def __init__(self, model: nn.Module) -> None:
         self.found: Signature = {}
-        self._numbers: dict[int, int] = {}  # of tensors and containers, in the order in which they were met
-        for path, module in model.named_modules(remove_duplicate=False):
-            self._module(path, module)
+        self._places: dict[int, str] = {}
+        self._classes: dict[type, Any] = {}
+        self._at, self._inside = "", 0  # the attribute that is looked into, and how many things were met in it
+        modules = list(model.named_modules(remove_duplicate=False))
+        for path, module in modules:
+            self._places.setdefault(id(module), path)
+        seen: set[int] = set()
+        for path, module in modules:
+            self.found[path, ""] = self._places[id(module)]
+            if id(module) not in seen:
+                seen.add(id(module))
+                self.found.update(((path, name), value) for name, value in self._attributes(path, module))
 
-    def _module(self, path: str, module: nn.Module) -> None:
-        known = id(module) in self._numbers
-        self.found[path, ""] = self._number(module)
-        if not known:
-            for name, value in self._attributes(module):
-                self.found[path, name] = value
-
-    def _attributes(self, module: nn.Module) -> list[tuple[str, Any]]:
+    def _attributes(self, path: str, module: nn.Module) -> list[tuple[str, Any]]:
         state = vars(module)
-        kind = type(module)
-        found: list[tuple[str, Any]] = [("class", (Same(kind), Same(kind.forward)))]
+        found: list[tuple[str, Any]] = [("class", self._class(type(module)))]
         for registered in ("_parameters", "_buffers"):
             for name, tensor in state[registered].items():
+                self._at, self._inside = f"{path}.{name}", 0
                 found.append((name, tensor if tensor is None else self._parameter(tensor)))
         hooks = state["_forward_pre_hooks"]
         if hooks:
             found.append(("hooks", tuple(Same(hook) for hook in hooks.values() if computes_a_weight(hook))))
-        found += [(name, self._value(value, 0)) for name, value in state.items() if name not in _NOT_READ]
+        for name, value in state.items():
+            if name not in _NOT_READ:
+                self._at, self._inside = f"{path}.{name}", 0
+                found.append((name, self._value(value, 0)))
         return found
 
-    def _parameter(self, tensor: Tensor) -> tuple[Hashable, ...]:
-        return self._number(tensor), tensor.shape, tensor.dtype, tensor.device
+    def _class(self, kind: type) -> Any:
+        """A class, with its functions and plain attributes; of torch's own classes which they are."""
+        if kind not in self._classes:
+            own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _BY_IDENTITY and c is not object]
+            read = [
+                (name, Same(value) if isinstance(value, types.FunctionType) else value)
+                for c in own
+                for name, value in vars(c).items()
+                if isinstance(value, types.FunctionType) or (type(value) in _PLAIN and not name.startswith("__"))
+            ]
+            self._classes[kind] = (Same(kind), Same(getattr(kind, "forward", kind)), read)
+        return self._classes[kind]
 
-    def _number(self, item: Any) -> int:
-        """How many others were met before this one: objects that are one have one number."""
-        return self._numbers.setdefault(id(item), len(self._numbers))
+    def _parameter(self, tensor: Tensor) -> tuple[Hashable, ...]:
+        return self._place(tensor), tensor.shape, tensor.dtype, tensor.device
+
+    def _place(self, item: Any) -> str:
+        """Where an object was met first."""
+        self._inside += 1
+        return self._places.setdefault(id(item), f"{self._at}#{self._inside}")
 
     def _value(self, value: Any, depth: int) -> Any:
         kind = type(value)
         if kind in _PLAIN or isinstance(value, enum.Enum):
             return kind, value
         if isinstance(value, Tensor):
-            small = value.numel() * value.itemsize <= _SMALL and value.layout == torch.strided
-            plain = small and not (value.is_meta or value.is_quantized or value.is_nested or value.requires_grad)
-            held = value.detach().flatten().tolist() if plain else Same(value)
-            return value.shape, value.dtype, value.device, repr(held) if plain else held
+            return self._tensor(value)
         if isinstance(value, (np.ndarray, np.generic)):
             return (value.shape, value.dtype, value.tobytes()) if value.nbytes <= _SMALL else Same(value)
-        if depth > _DEPTH:
+        if id(value) in self._places:
+            return self._places[id(value)]
+        if depth > _DEPTH or isinstance(value, _WHOLE):
             return Same(value)
         if isinstance(value, nn.Module):  # in a list, say: torch does not know it as a part of the model
-            first = id(value) not in self._numbers
-            inside = [(name, self._value(part, depth + 1)) for name, part in value._modules.items()] if first else []
-            return self._number(value), self._attributes(value) if first else None, inside
+            place = self._place(value)
+            inside = [(name, self._value(part, depth + 1)) for name, part in value._modules.items()]
+            return place, self._attributes(place, value), inside
         if isinstance(value, functools.partial):
             return tuple(self._value(part, depth + 1) for part in (value.func, value.args, value.keywords))
         if isinstance(value, types.MethodType):
-            return Same(value.__func__), Same(value.__self__)
+            return Same(value.__func__), self._places.get(id(value.__self__)) or Same(value.__self__)
         if isinstance(value, (dict, tuple, list, set, frozenset, deque, Mapping)):
             return self._container(value, depth + 1)
-        if isinstance(value, (type, types.ModuleType)) or callable(value) or not hasattr(value, "__dict__"):
-            return Same(value)
         if kind.__module__.partition(".")[0] in _BY_IDENTITY:
             return Same(value)
-        return Same(kind), self._container(vars(value), depth + 1)
+        self._place(value)
+        slots = [name for c in kind.__mro__ for name in _slots(c) if hasattr(value, name)]
+        read = [(name, self._value(getattr(value, name), depth + 1)) for name in slots]
+        read += [(name, self._value(item, depth + 1)) for name, item in getattr(value, "__dict__", {}).items()]
+        return self._class(kind), read
+
+    def _tensor(self, tensor: Tensor) -> Any:
+        if tensor.grad_fn is not None:
+            return "computed"  # what a forward with gradients has left behind
+        small = tensor.numel() * tensor.itemsize <= _SMALL and tensor.layout == torch.strided
+        plain = small and not (tensor.is_meta or tensor.is_quantized or tensor.is_nested or tensor.requires_grad)
+        held = repr(tensor.detach().flatten().tolist()) if plain else Same(tensor)
+        return tensor.shape, tensor.dtype, tensor.device, held
 
     def _container(self, items: Any, depth: int) -> Any:
-        if id(items) in self._numbers:
-            return self._number(items)
-        self._number(items)
+        self._place(items)
         if isinstance(items, Mapping):
             keys = [key if isinstance(key, _PLAIN) else Same(key) for key in items]
             return keys, [self._value(item, depth) for item in items.values()]
         if isinstance(items, (set, frozenset)):
-            return frozenset(item for item in items if isinstance(item, _PLAIN))
+            return frozenset(item if isinstance(item, _PLAIN) else Same(item) for item in items)
         return type(items), [self._value(item, depth) for item in items]
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def computes_a_weight(hook: Any) -> bool:

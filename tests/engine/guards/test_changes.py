@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import math
 import random
+import threading
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ import headwater as hw
 from headwater.engine.guards.checksum import checksum, same
 from headwater.engine.guards.signature import signature
 from headwater.errors import InputError, TraceError, UnsupportedOperationError
+from headwater.methods.rise import Rise
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.3
 
@@ -277,6 +281,120 @@ def test_a_signature_reads_no_source_and_no_other_package(net, monkeypatch):
     assert signature(net) == before
     net.helper.scale["by"].append(3.0)
     assert signature(net) != before
+
+
+class Callable:
+    def __init__(self):
+        self.slope = 0.1
+
+    def __call__(self, h):
+        return functional.leaky_relu(h, self.slope)
+
+
+class Slotted:
+    __slots__ = ("scale",)
+
+    def __init__(self):
+        self.scale = 1.0
+
+
+class Scaled(nn.Module):
+    gain = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.options = nn.Conv2d(3, 4, 3), Callable(), Slotted()
+
+    def extra(self, h):
+        return h
+
+    def forward(self, x):
+        return (self.extra(self.act(self.conv(x))) * self.options.scale * self.gain).mean((2, 3))
+
+
+def test_objects_that_are_called_slots_and_attributes_and_functions_of_the_class_are_noticed(monkeypatch):
+    torch.manual_seed(0)
+    for change in (
+        lambda m: setattr(m.act, "slope", 0.9),
+        lambda m: setattr(m.options, "scale", 3.0),
+        lambda m: monkeypatch.setattr(Scaled, "gain", 2.0),
+        lambda m: monkeypatch.setattr(Scaled, "extra", lambda self, h: h * 5),
+    ):
+        assert_noticed(Scaled(), change)
+
+
+def test_what_forward_writes_hides_no_change_of_the_rest():
+    class Writing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kept, self.a, self.b = None, nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = self.a(x).relu().mean((2, 3))
+            self.kept = [h.shape[1], "written"]
+            return self.b(h)
+
+    torch.manual_seed(0)
+    model = Writing().eval()
+    model(X)
+    assert_noticed(model, lambda m: setattr(m.a, "weight", nn.Parameter(torch.rand(4, 3, 1, 1))))
+    model = Writing().train()
+    lrp = hw.LRP(model)
+    lrp(X)
+    model(X).sum().backward()
+    lrp(X)  # whatever that has written
+
+
+def test_a_model_with_traces_is_freed_with_its_last_reference():
+    class Bound(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.act = self._act
+
+        def _act(self, h):
+            return h.relu()
+
+        def forward(self, x):
+            return self.act(self.conv(x)).mean((2, 3))
+
+    model = Bound().eval()
+    reference = weakref.ref(model)
+    hw.LRP(model)(X)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+def test_threads_that_begin_together_share_one_trace(net, monkeypatch):
+    from headwater.engine import traces
+
+    made, trace_of = [], traces.trace_of
+    monkeypatch.setattr(traces, "trace_of", lambda *given: made.append(1) or trace_of(*given))
+    threads = [threading.Thread(target=hw.LRP(net), args=(X,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("method", ["otsuki2024", "gradient-x-input", "random", "rise"])
+def test_a_forward_that_writes_over_its_input_leaves_the_users_as_it_is(method):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            x -= 0.5
+            return self.conv(nn.functional.relu_(x)).mean((2, 3))
+
+    torch.manual_seed(0)
+    x = X.clone()
+    explain = Rise(InPlace().eval(), masks=4) if method == "rise" else hw.load_method(method, InPlace().eval())
+    assert torch.isfinite(explain(x).heatmap).all()
+    assert torch.equal(x, X)
 
 
 def test_a_trace_that_differs_from_the_network_is_refused():
