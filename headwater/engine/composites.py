@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from headwater.engine.blocks import Group, find_groups
 from headwater.engine.graph import Graph, Operation
+from headwater.engine.guards.coupling import fronts_of
 from headwater.engine.layer_table import layer_for
 from headwater.engine.layers import Join, Layer, Lookup, Product, Rearrange, TokenPath
 from headwater.engine.reach import check_blocks, check_reach, is_for, misplaced
 from headwater.engine.registrations import registered_rules
-from headwater.engine.rules import Gate, MatrixGate, Pass, Rule, SignedGate, Split, ToTokens
+from headwater.engine.rules import Follow, Gate, MatrixGate, Pass, Rule, SignedGate, Split, ToTokens
 from headwater.engine.splitting import Gates, SignedGates
 from headwater.engine.structure import ResidualBlock, Structure
 from headwater.engine.where import Blocks, Choice, Entry, Pair, Registered, Type, as_where, place_of
@@ -230,17 +231,23 @@ def _fitted(choice: Choice, layer: Layer, structure: Structure) -> Rule:
             f"{choice} says of {len(choice.takes_part)} branches whether they take part; the join in module "
             f"{operation.module!r} has {len(operation.inputs)}"
         )
-    if isinstance(layer, Rearrange) and layer.has_constants:
-        _check_batch_comes_first(operation, structure.graph)
+    if isinstance(layer, Rearrange) and layer.has_constants and isinstance(choice, Follow):
+        return replace(choice, batches=_batches(operation, structure.graph))
     return choice.for_nonnegative() if operation.inputs[0] in structure.nonnegative else choice
 
 
-def _check_batch_comes_first(operation: Operation, graph: Graph) -> None:
-    """What is handed on image by image needs to know where each image is."""
-    for name in (operation.name, *operation.inputs):
-        shape = graph.shapes.get(name, ())
-        if graph.batch is None and shape and shape[0] is not None:
-            raise UnsupportedOperationError(
-                f"operation {operation.kind!r} in module {operation.module!r} adds constants to a value of shape "
-                f"{shape} whose first dimension is not the batch; this is not supported"
-            )
+def _batches(operation: Operation, graph: Graph) -> tuple[int, ...]:
+    """Which dimension counts the images, of an operation's output and of each input.
+
+    Raises:
+        UnsupportedOperationError: something stands in front of the images in the dimension that they are in.
+    """
+    names = (operation.name, *operation.inputs)
+    fronts = fronts_of(graph)
+    if any(fronts.get(name, 1) != 1 for name in names):
+        raise UnsupportedOperationError(
+            f"operation {operation.kind!r} in module {operation.module!r} adds constants to a value in which other "
+            "things are counted in front of the images; this is not supported"
+        )
+    shapes = [graph.shapes.get(name, ()) for name in names]
+    return tuple(shape.index(None) if None in shape else 0 for shape in shapes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -86,9 +86,13 @@ class Follow(Rule):
 
     What lands on constants, such as padding or a class token put in front of the patches, has no place in the image
     to go back to. It is handed on in equal parts to all elements that came from the image, image by image.
+
+    Args:
+        batches: the dimension that counts the images, of the output and of each input; the first if not given.
     """
 
     needs_inputs = False
+    batches: tuple[int, ...] = field(default=(), repr=False)
 
     def __call__(
         self, layer: Rearrange, prepared: Prepared, inputs: Sequence[Tensor], relevance: Tensor
@@ -96,12 +100,13 @@ class Follow(Rule):
         back = torch.func.vjp(lambda *h: layer.run(h), *inputs)[1](relevance)
         if not layer.has_constants:
             return back
-        count = min(h.shape[0] for h in (relevance, *back))  # windows may be counted with the images
-        lost = relevance.reshape(count, -1).sum(1) - sum(h.reshape(count, -1).sum(1) for h in back)
+        first, *others = self.batches or (0,) * (1 + len(back))
+        arrived, *back = [h.movedim(d, 0) for h, d in zip((relevance, *back), (first, *others), strict=True)]
+        count = min(h.shape[0] for h in (arrived, *back))  # windows may be counted with the images
+        lost = arrived.reshape(count, -1).sum(1) - sum(h.reshape(count, -1).sum(1) for h in back)
         each = lost / sum(h[:1].numel() * (h.shape[0] // count) for h in back)
-        return [
-            (h.reshape(count, -1) + each[:, None]).reshape(h.shape).contiguous(memory_format=_layout(h)) for h in back
-        ]
+        given = [(h.reshape(count, -1) + each[:, None]).reshape(h.shape) for h in back]
+        return [h.movedim(0, d).contiguous(memory_format=_layout(h)) for h, d in zip(given, others, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def scale_layouts(graph: Graph, steps: Sequence[Step], cuts: Collection[str]) ->
         return "pad" in step.layer.operation.kind and before != [layouts[step.output].grid]
 
     placed = [step for step in steps if step.output in cuts and step.output in layouts]
+    placed = [step for step in placed if step.batch not in layouts[step.output].dims]
     names = [step.output for step in placed if not is_padded(step)]  # what pads reaches beyond the image
     return {name: layouts[name] for name in names if not is_repeated(name)}
 

@@ -131,8 +131,18 @@ def _refusal(operation: Operation) -> str:
     )
 
 
+def fronts_of(graph: Graph) -> dict[str, int]:
+    """How much stands in front of the images in the dimension that they are in, by value; 1 where nothing does."""
+    return _kept_apart(graph)[1]
+
+
 def _suspects(graph: Graph) -> dict[str, Operation]:
-    """The operations that do not surely keep images apart, by name.
+    """The operations that do not surely keep images apart, by name."""
+    return _kept_apart(graph)[0]
+
+
+def _kept_apart(graph: Graph) -> tuple[dict[str, Operation], dict[str, int]]:
+    """The operations that do not surely keep images apart, and how much stands in front of the images in each value.
 
     A value has one dimension that grows with the number of images; others may be merged with it, in front of the
     images (tokens, as ``nn.MultiheadAttention`` has them) or behind. What is in front is counted, so that the values of
@@ -160,7 +170,7 @@ def _suspects(graph: Graph) -> dict[str, Operation]:
         inside[operation.name] = after
     if graph.output not in suspects and (inside.get(graph.output, 1) > 1 or graph.shapes[graph.output][0] is not None):
         suspects[graph.output] = graph.operations[-1]
-    return suspects
+    return suspects, inside
 
 
 def _apart(operation: Operation, shapes: Sequence[Shape]) -> bool:
