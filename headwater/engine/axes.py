@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from headwater.engine.graph import Graph, GraphInput, Operation, Shape
+from headwater.engine.graph import Graph, GraphInput, Operation, Shape, Value
 from headwater.engine.inputs import Inputs
 
 _CHANNELS_SECOND = ("conv", "batch_norm", "group_norm", "instance_norm", "native_group_norm")
 _CHANNELS_LAST = frozenset(("linear", "layer_norm", "rms_norm", "native_layer_norm", "matmul", "addmm", "mm", "bmm"))
-_KEEPS = frozenset(("clone", "contiguous", "to", "_to_copy", "alias", "detach", "mul", "div", "add", "sub", "dropout"))
+_RESHAPES = frozenset(("view", "reshape", "flatten", "squeeze", "unflatten", "_unsafe_view"))
 _NAMES = {
     0: (),
     1: ("sample",),
@@ -48,7 +48,11 @@ def _channels(graph: Graph, name: str) -> int | None:
         origin = origins[taken]
         if operation.kind.startswith(_CHANNELS_SECOND) and len(origin) > 2:
             return origin[1]
-        if operation.kind in _CHANNELS_LAST:
+        normed = operation.args[1] if operation.kind in ("layer_norm", "rms_norm") else [0]
+        if operation.kind in _CHANNELS_LAST and len(normed) == 1:
+            first = isinstance(operation.args[0], Value) and operation.args[0].name == taken
+            if operation.kind in ("matmul", "bmm") and not first and len(origin) > 2:
+                return origin[-2]  # a matrix times the input
             return origin[-1] if len(origin) > 2 and (rank == 3 or origin[-1] == rank - 1) else 1
         after = _moved(operation, origin, graph.shapes[taken], graph.shapes.get(operation.name, ()))
         if after is not None:
@@ -68,13 +72,20 @@ def _moved(
         a, b = (d % len(order) for d in args[1:3])
         order[a], order[b] = order[b], order[a]
         return tuple(order)
-    if kind == "unsqueeze":
-        at = args[1] % len(after)
+    if kind in ("unsqueeze", "stack"):
+        at = (args[1] if len(args) > 1 else 0) % len(after)
         return (*origin[:at], None, *origin[at:])
-    if before == after:
-        return origin if kind in _KEEPS or kind in ("slice", "view", "reshape") else None
-    if kind in ("view", "reshape", "flatten", "squeeze", "unflatten"):
+    if kind in _RESHAPES and before != after:
         return _reshaped(origin, before, after)
+    if len(after) == len(before):
+        return origin  # element by element, along a dimension, or a part of it
+    if kind in ("repeat", "expand") and len(after) > len(before):
+        return (*[None] * (len(after) - len(before)), *origin)
+    if len(after) < len(before):
+        given = args[1] if len(args) > 1 else operation.kwargs.get("dim", 0)
+        dims = {d % len(before) for d in (given if isinstance(given, (list, tuple)) else [given]) if isinstance(d, int)}
+        left = tuple(origin[d] for d in range(len(before)) if d not in dims)
+        return left if len(left) == len(after) else None
     return None
 
 

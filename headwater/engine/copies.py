@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from headwater.engine.guards.signature import computes_a_weight
+from headwater.engine.guards.signature import BY_IDENTITY, computes_a_weight
+from headwater.errors import InputError
 
 
 def shared_copy(model: nn.Module, to_run: bool = False) -> nn.Module:
@@ -32,7 +33,13 @@ def shared_copy(model: nn.Module, to_run: bool = False) -> nn.Module:
         for owner in hooks.values():
             if owner is not None:
                 memo[id(owner)] = type(owner)((key, hook) for key, hook in owner.items() if computes_a_weight(hook))
-    copied = copy.deepcopy(model, memo).eval()
+    try:
+        copied = copy.deepcopy(model, memo).eval()
+    except Exception as error:  # whatever an attribute's own copying raises
+        raise InputError(
+            f"{type(model).__name__} cannot be copied, since an attribute of its modules cannot: {error}. Keep locks, "
+            "generators, open files and the like outside of the modules"
+        ) from error
     for module in copied.modules():
         if "_output_capturing_hooks_installed" in vars(module):  # transformers', which are hooks that the copy lacks
             module._output_capturing_hooks_installed = False  # type: ignore[assignment]
@@ -59,19 +66,25 @@ def _cards(model: nn.Module) -> Iterator[Any]:
 
 
 def _data(model: nn.Module) -> Iterator[Tensor | np.ndarray]:
-    """Parameters, buffers, and tensors and arrays among the modules' attributes, in lists and dicts too."""
-    yield from model.parameters()
-    yield from model.buffers()
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, (Tensor, np.ndarray)):
-                yield value
-            elif isinstance(value, (list, tuple)) or (isinstance(value, Mapping) and value is not module._modules):
-                for item in value.values() if isinstance(value, Mapping) else value:
-                    if isinstance(item, (Tensor, np.ndarray)):
-                        yield item
-                    elif isinstance(item, nn.Module):  # in a list, say: torch does not know it as a part of the model
-                        yield from _data(item)
+    """Parameters, buffers, and tensors and arrays among the modules' attributes, in lists, dicts and objects too."""
+    waiting: list[Any] = [model]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (Tensor, np.ndarray)):
+            yield value
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
+        elif isinstance(value, nn.Module) or type(value).__module__.partition(".")[0] not in {
+            *BY_IDENTITY,
+            "transformers",
+        }:
+            waiting += getattr(value, "__dict__", {}).values()
 
 
 _HOOKS = (

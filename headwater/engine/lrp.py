@@ -89,6 +89,8 @@ class LRP:
         check_module(model)
         if activation not in (None, "softmax", "sigmoid"):
             raise InputError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
+        if not isinstance(output, (str, int, tuple, list, type(None))):
+            raise InputError(f"output must be a key, a position or a path of them, got {output!r}")
         if not isinstance(compile, bool) and compile != "if possible":
             raise InputError(f"compile must be False, True or 'if possible', got {compile!r}")
         if not isinstance(recompute, bool) and recompute != "weights":

@@ -128,6 +128,16 @@ def _listed(paths: Sequence[tuple[str, ...]], tensors: Mapping[int, Tensor]) -> 
     return f"They are {', '.join(shown)}. Say which with LRP(model, output={argument})"
 
 
+def check_again(graph: Graph, model: nn.Module, inputs: Inputs) -> None:
+    """Compare once more, for another number of examples.
+
+    Raises:
+        TraceError: the outputs differ.
+    """
+    result, _ = own_output(model, inputs)
+    check_output(graph, model, inputs, _pytree.tree_leaves(result)[graph.returned])
+
+
 def check_output(graph: Graph, model: nn.Module, inputs: Inputs, own: Tensor) -> None:
     """Compare what the list of operations returns with what the model itself returned for the same inputs.
 
@@ -150,7 +160,8 @@ def check_output(graph: Graph, model: nn.Module, inputs: Inputs, own: Tensor) ->
         )
     difference = (traced - own).abs()
     scale = own[own.isfinite()].abs().max() if own.isfinite().any() else own.new_zeros(())
-    limit = torch.finfo(own.dtype).eps ** 0.5 * scale + torch.finfo(own.dtype).tiny
+    resolution = max(torch.finfo(own.dtype).eps, torch.finfo(traced.dtype).eps)
+    limit = resolution**0.5 * scale + torch.finfo(own.dtype).tiny
     wrong = (difference > limit) | (traced.isfinite() != own.isfinite())
     if wrong.any():
         at = int(wrong.flatten().nonzero()[0])

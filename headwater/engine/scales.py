@@ -23,6 +23,8 @@ from headwater.engine.steps import Step
 _MOST_TOKENS = 8
 """Class and register tokens in front of the patches; more than that are taken for something else."""
 _RESHAPES = frozenset(("flatten", "view", "reshape", "_unsafe_view", "unflatten", "view_as", "reshape_as"))
+_MOVE_PLACES = frozenset(("flip", "roll", "sort", "gather", "index", "index_select", "cumsum", "scatter"))
+"""Operations after which a place of the same number may be another one."""
 _ONTO_MAPS = ("conv", "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool")
 
 
@@ -165,10 +167,14 @@ def _layouts(graph: Graph, operations: Sequence[Operation]) -> dict[str, Layout]
     if (source.channels is None and not source.ids) or not all(grid) or not grid:
         return layouts
     layouts[source.name] = Layout(tuple(places), grid)
+    moved: set[str] = set()  # values in which a place may be another one than in the input
     for operation in operations:
         after = graph.shapes.get(operation.name, ())
         before = [(layouts[name], graph.shapes.get(name, ())) for name in operation.inputs if name in layouts]
         found = _after(operation, after, before, len(grid))
+        if operation.kind in _MOVE_PLACES or (not before and not moved.isdisjoint(operation.inputs)):
+            moved.add(operation.name)
+            continue
         if found is not None and min(found.grid) >= 1 and math.prod(found.grid) > 1:
             layouts[operation.name] = found
     return layouts
@@ -204,7 +210,11 @@ def _moved(operation: Operation, layout: Layout, given: Shape, shape: Shape) -> 
         return layout if shape[: len(given)] == given else None
     if operation.kind in _RESHAPES:
         return _reshaped(layout, given, shape)
-    if len(shape) != len(given):
+    if len(shape) != len(given) or operation.kind in _MOVE_PLACES:
+        return None
+    if operation.kind in ("slice", "narrow") and shape != given:
+        return None
+    if operation.kind in ("linear", "matmul", "mm", "bmm") and len(given) - 1 in layout.dims:
         return None
     concatenates = operation.kind in ("cat", "concat")
     if not layout.flat or (len(layout.grid) == 1 and not layout.extra and not concatenates):

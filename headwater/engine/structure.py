@@ -121,9 +121,11 @@ class Structure:
         sources = [source.name for source in self.graph.sources]
         self._bit = {name: 1 << place for place, name in enumerate(sources)}
         self._ancestors = dict(self._bit)
+        self._names = list(sources)  # by the place of their bit
         self._parametrised = 0
         for place, layer in enumerate(self.layers, len(sources)):
             name, bit = layer.operation.name, 1 << place
+            self._names.append(name)
             self._bit[name] = bit
             self._ancestors[name] = bit
             for given in layer.operation.inputs:
@@ -145,7 +147,11 @@ class Structure:
         shared = paths[0]
         for path in paths[1:]:
             shared &= path
-        before = max((self._ancestors[n] for n, bit in self._bit.items() if shared & bit), key=int.bit_count, default=0)
+        latest = self._ancestors[self._names[shared.bit_length() - 1]] if shared else 0
+        before = latest
+        if latest != shared:  # no one value has all that the branches share
+            common = (self._ancestors[n] for n, bit in self._bit.items() if shared & bit)
+            before = max(common, key=int.bit_count, default=0)
         sizes = [(path & ~before & self._parametrised).bit_count() for path in paths]
         fewest = min(sizes)
         return tuple("skip" if size == fewest and sizes.count(fewest) == 1 else "branch" for size in sizes)

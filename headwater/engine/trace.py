@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
+from torch.utils._sympy.numbers import int_oo
 
 from headwater.engine import compound
 from headwater.engine.axes import with_channels
@@ -87,6 +88,11 @@ def trace_of(model: nn.Module, inputs: Inputs, output: Output = None) -> tuple[G
         )
     own, written = own_output(model, inputs)
     returned, result = chosen_output(own, output, type(model).__name__, len(inputs))
+    if result.ndim == 0:
+        raise TraceError(
+            f"{type(model).__name__} returns one number for the whole batch; what is explained needs one for each "
+            "example: logits (N, K) or a value (N,)"
+        )
     with tracing(inputs.floating), _quiet_exporter(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*assigned during export.*")  # a pruned weight, in the shared_copy
         before = generators()
@@ -194,7 +200,11 @@ class _Reader:
                 return
             target, inplace = _functional(_target(node))
             written = _slices_written(node)
-            self._append(node, node.name, target, *self._arguments(node), value)
+            kind = operation_kind(_target(node))
+            if kind == "zero" or (kind == "fill" and isinstance(node.args[1], (int, float))):
+                self._constant(node, cast(Tensor, value))
+            else:
+                self._append(node, node.name, target, *self._arguments(node), value)
             if inplace and isinstance(first, torch.fx.Node):
                 self.current[first.name] = Value(node.name)
             for part in written:
@@ -304,7 +314,10 @@ class _Reader:
     def _constant(self, node: torch.fx.Node, value: Tensor) -> None:
         """Write an operation that takes only the shape of its argument as a constant of that shape."""
         kind = operation_kind(_target(node))
-        filled = node.args[1 if kind == "full_like" else 2] if "full" in kind else int("ones" in kind)
+        if kind in ("full_like", "fill"):
+            filled = node.args[1]
+        else:
+            filled = node.args[2] if kind == "new_full" else int("ones" in kind)
         options = {"dtype": value.dtype, "device": value.device}
         self._append(node, node.name, aten.full.default, (self._sizes(node, value), filled), options, value)
 
@@ -437,10 +450,13 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             dynamic: Any = (
                 {str(k): d for k, d in zip(given.keys, grows, strict=True)} if given.by_keyword else tuple(grows)
             )
+            parameters = list(inspect.signature(model.forward).parameters.values())
+            if args and parameters and parameters[0].kind is inspect.Parameter.VAR_POSITIONAL:
+                dynamic = (tuple(grows),)
             program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic if count else None, strict=False)
             names = program.graph_signature.user_inputs
             sizes = [n.meta["val"].shape[0] for n in program.graph.nodes if n.name in names]
-            if count is None or all(_fixed(size) is None for size in sizes):
+            if count is None or (all(_fixed(size) is None for size in sizes) and not _is_bounded(program)):
                 return program  # else the network has fixed the batch size: once more, with this one
         except Exception as error:  # whatever the user's forward or the exporter raises
             failure = failure or error
@@ -451,6 +467,11 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
         f"{type(failure).__name__}: {reason[0] if reason else ''}. Supported are networks that run the same operations "
         "for every input; the full message is this error's cause."
     ) from failure
+
+
+def _is_bounded(program: torch.export.ExportedProgram) -> bool:
+    """Whether the program holds up to some number of examples only, as of a forward that asks for it."""
+    return any(bounds.upper != int_oo and bounds.upper < 2**31 for bounds in program.range_constraints.values())
 
 
 def _functional(target: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:

@@ -13,7 +13,7 @@ from headwater.engine.guards.checks import check_module, check_values
 from headwater.engine.guards.coupling import check_independence
 from headwater.engine.guards.signature import Signature, changed, signature
 from headwater.engine.inputs import Inputs, NetworkInput
-from headwater.engine.outputs import Output
+from headwater.engine.outputs import Output, check_again
 from headwater.engine.trace import trace_of
 
 _SIZES = 16  # input sizes that are kept for each model
@@ -26,6 +26,7 @@ class _Traces:
         found: graphs by the inputs' sizes and the output.
         seen: the signature that they were made for, without what the forward writes.
         written: attributes that the model's own forward writes, which do not count.
+        checked: graphs, and whether they were compared with the model for one example, or for several.
         lock: held while a trace is made, so that threads make one of each.
     """
 
@@ -33,6 +34,7 @@ class _Traces:
         self.found: OrderedDict[tuple[object, ...], Graph] = OrderedDict()
         self.seen = seen
         self.written: frozenset[tuple[str, str]] = frozenset()
+        self.checked: set[tuple[int, bool]] = set()
         self.lock = threading.RLock()
 
     def hold(self, seen: Signature) -> bool:
@@ -87,7 +89,8 @@ def traced(model: nn.Module, x: NetworkInput | Inputs, output: Output = None) ->
         if known is None or not known.hold(seen):
             known = _TRACES[id(model)] = _Traces(seen)
         graph = known.get(key, len(inputs))
-    if graph is not None:
+    alone = len(inputs) == 1  # which torch.export does not tell from several
+    if graph is not None and (id(graph), alone) in known.checked:
         return graph
     with known.lock:  # another thread may have made it meanwhile
         with _LOCK:
@@ -97,6 +100,9 @@ def traced(model: nn.Module, x: NetworkInput | Inputs, output: Output = None) ->
             check_independence(graph, model, inputs)
             with _LOCK:
                 known.add(key, graph, written)
+        elif (id(graph), alone) not in known.checked:
+            check_again(graph, model, inputs)
+        known.checked.add((id(graph), alone))
     return graph
 
 

@@ -66,7 +66,7 @@ def insertion_deletion(
     heatmap: Float[Tensor, "n ..."],
     label: int | Int[Tensor, " n"],
     protocol: Protocol = "published",
-    step: int = 500,
+    step: int | None = None,
     *,
     baseline: Baseline | int | Tensor | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
@@ -102,7 +102,8 @@ def insertion_deletion(
             pixel centres aligned as in ``torch.nn.functional.interpolate(..., align_corners=False)``.
         label: class whose probability is followed, one or ``(N,)``; the true one in the papers' protocol.
         protocol: see above.
-        step: pixels between two points, at least 1 and fewer than the image has.
+        step: pixels between two points, at least 1 and fewer than the image has; ``None``: 500 as in the papers, of
+            inputs with no more places a hundredth of them.
         baseline: replacement for missing pixels: ``"black"`` (0 before normalisation), ``"mean"`` (0 after
             it), ``"blur"`` (the image, blurred by a Gaussian of a tenth of its side), or a tensor shaped as the input;
             for token ids a token, such as the tokenizer's ``mask_token_id``. ``None``: black for images, and else the
@@ -138,6 +139,8 @@ def insertion_deletion(
     places = tuple(size for d, size in enumerate(values.shape) if d not in (0, source.channels))
     check_maps(heatmap, len(places) + 1)
     size = places if resolution is None else _grid(resolution, len(places))
+    total = math.prod(size)
+    step = (500 if total > 500 else max(1, total // 100)) if step is None else step
     _check(len(values), places, heatmap, protocol, step, batch_size, math.prod(size))
     check_whole(seed, "seed", -(2**63), 2**63 - 1)
     with torch.no_grad():

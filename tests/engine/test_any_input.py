@@ -398,3 +398,143 @@ def test_places_have_names():
     assert place_names((2, 3, 8, 8), 1) == ("row", "column")
     assert place_names((2, 8, 64), None) == ("row", "column")  # a spectrogram
     assert place_names((2, 9), None, ids=True) == ("token",)
+
+
+# -- what was found by trying to break it ------------------------------------------------------------------------------
+
+
+class Applied(nn.Module):
+    """A network of two dense layers with something before them."""
+
+    def __init__(self, before, features: int = 6) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.a, self.b = before, nn.Linear(features, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(self.before(x)).relu().mean(1))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda x: x.flip(1),
+        lambda x: x[:, 1:],
+        lambda x: nn.functional.pad(x, (0, 0, 1, 0)),
+        lambda x: torch.cat([torch.zeros_like(x[:, :1]), x], 1),
+        lambda x: x.tanh(),
+        lambda x: x.masked_fill(torch.arange(7)[:, None] > 4, 0.5),
+        lambda x: x.transpose(1, 2).clamp(-1, 1).transpose(1, 2),
+    ],
+)
+def test_channels_are_followed_through_what_comes_before(before):
+    e = hw.LRP(Applied(before).eval())(torch.randn(2, 7, 6))
+    assert e.heatmap.shape == (2, 7)
+
+
+class Nhwc(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.clamp(0, 1).permute(0, 3, 1, 2)).mean((2, 3))
+
+
+def test_channels_may_come_last():
+    assert hw.LRP(Nhwc().eval())(torch.rand(2, 8, 9, 3)).heatmap.shape == (2, 8, 9)
+
+
+def test_a_forward_that_asks_for_the_number_of_examples_is_traced_for_each():
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.head(part) for part in x.split(4)])
+
+    net = Small().eval()
+    lrp, x = hw.LRP(net), torch.randn(8, 6)
+    for count in (3, 8, 5, 1):
+        torch.testing.assert_close(lrp(x[:count]).logits, net(x[:count]))
+
+
+def test_a_forward_that_is_another_for_one_example_is_refused():
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x) * (2 if x.shape[0] == 1 else 1)
+
+    lrp, x = hw.LRP(Alone().eval()), torch.randn(3, 6)
+    lrp(x)
+    with pytest.raises(TraceError, match=r"the trace of Alone returns .* where the network itself returns"):
+        lrp(x[:1])
+
+
+def test_arguments_may_have_no_names():
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = features_network()
+
+        def forward(self, *given: Tensor) -> Tensor:
+            return self.network(*given)
+
+    lrp = hw.LRP(Wrapped().eval())
+    assert lrp.graph(torch.randn(3, 10)).batch is None
+    assert (lrp(torch.randn(2, 10)).conservation.error < 1e-5).all()
+
+
+@pytest.mark.parametrize("write", [lambda h: h[:, 0].zero_(), lambda h: h[..., 2:4].fill_(1.5), lambda h: h.fill_(0.5)])
+def test_constants_that_are_written_in_place(write):
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            kept = h * 2
+            write(h)
+            return self.b(h + kept)
+
+    net, x = Writes().eval(), torch.randn(3, 6)
+    e = hw.LRP(net)(x)
+    torch.testing.assert_close(e.logits, net(x))
+    assert (e.conservation.error < 1e-5).all()
+
+
+def test_scales_do_not_follow_places_that_move():
+    class Flipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a = nn.Conv1d(2, 8, 3, 2, 1, bias=False)
+            self.b = nn.Conv1d(8, 8, 3, 2, 1, bias=False)
+            self.head = nn.Linear(8, 4, bias=False)
+            for weight in self.parameters():
+                weight.data.abs_()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(self.a(x).relu().flip(-1)).relu().mean(2))
+
+    x = torch.zeros(1, 2, 32)
+    x[:, :, 3] = 2
+    places = torch.arange(32.0)
+    fine, mean = (m(x, 0).heatmap[0].clamp(min=0) for m in (hw.LRP(Flipped()), hw.load_method("headwater", Flipped())))
+    centres = [(maps @ places / maps.sum()).item() for maps in (fine, mean)]
+    assert abs(centres[0] - centres[1]) < 3
+
+
+def test_an_output_for_the_whole_batch_is_refused():
+    class Whole(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum()
+
+    with pytest.raises(TraceError, match="one number for the whole batch"):
+        hw.LRP(Whole())(torch.rand(2, 4))

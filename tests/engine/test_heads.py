@@ -74,6 +74,9 @@ PROBABILITIES = {
     "clamped": lambda z: z.softmax(1).clamp(1e-6, 1),
     "normalised by hand": lambda z: z.exp() / z.exp().sum(1, keepdim=True),
     "of one class": lambda z: z.softmax(1)[:, 1],
+    "a sigmoid by hand": lambda z: 1 / (1 + (-z).exp()),
+    "half of a tanh": lambda z: (z.tanh() + 1) / 2,
+    "a softmax in double precision": lambda z: z.softmax(1, dtype=torch.float64),
     "a hard sigmoid": lambda z: nn.functional.hardsigmoid(z),
     "labels, averaged": lambda z: (z.sigmoid() + (3 * z).sigmoid()) / 2,
 }
@@ -85,9 +88,10 @@ def test_probabilities_that_are_made_otherwise_are_not_made_once_more(end, name)
     net = Net(end).eval()
     own = net(X)[:, None] if net(X).ndim == 1 else net(X)
     e = hw.load_method(name, net)(X, 0)
-    torch.testing.assert_close(e.probability, own[:, 0])
-    torch.testing.assert_close(e.probabilities, own, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(Predictor(net, X).probabilities(X), own)
+    own = own.float()
+    torch.testing.assert_close(e.probability.float(), own[:, 0])
+    torch.testing.assert_close(e.probabilities.float(), own, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(Predictor(net, X).probabilities(X).float(), own)
 
 
 def test_a_class_for_each_token_by_a_softmax_over_the_last_dimension():
@@ -104,6 +108,31 @@ def test_a_class_for_each_token_by_a_softmax_over_the_last_dimension():
     assert e.logits.shape == (2, 4, 3)
     torch.testing.assert_close(e.probability, net(ids)[:, 1, 2])
     torch.testing.assert_close(e.heatmap.sum(1), e.probability, rtol=1e-5, atol=1e-6)
+
+
+def test_a_value_that_is_in_the_unit_interval_by_chance_is_no_probability():
+    net = Net(lambda z: 5 * z[:, 0].sigmoid(), 1).eval()
+    for scale in (0.0, 10.0):  # below 1 for the first, above for the second
+        assert hw.LRP(net)(scale * X).head is None
+
+
+@pytest.mark.parametrize("dim", [1, -1])
+def test_a_segmentation_may_have_its_classes_first_or_last(dim):
+    class Segmented(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            h = self.conv(x)
+            return h.softmax(1) if dim == 1 else h.permute(0, 2, 3, 1).softmax(-1)
+
+    net, x = Segmented().eval(), torch.rand(2, 3, 5, 6)
+    e = hw.LRP(net)(x, target=2, region=(1, 3))
+    assert e.logits.shape == (2, 4, 5, 6)
+    own = net(x)[:, 2, 1, 3] if dim == 1 else net(x)[:, 1, 3, 2]
+    torch.testing.assert_close(e.probability, own)
 
 
 def test_a_softmax_inside_the_network_is_no_head():

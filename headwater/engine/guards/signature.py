@@ -23,9 +23,9 @@ Signature = dict[tuple[str, str], Any]
 """For each module's path and attribute what is known of it."""
 _PLAIN = (bool, int, float, complex, str, bytes, range, type(None), type(...), torch.dtype, torch.device, torch.layout)
 _NOT_READ = frozenset(("training", *vars(nn.Module())))
-_BY_IDENTITY = frozenset(
+BY_IDENTITY = frozenset(
     [
-        *sys.stdlib_module_names,
+        *(sys.stdlib_module_names - {"argparse", "types", "collections"}),
         *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "headwater"),
     ]
 )
@@ -94,13 +94,16 @@ class _Walk:
                 seen.add(id(module))
                 self.found.update(((path, name), value) for name, value in self._attributes(path, module))
 
-    def _attributes(self, path: str, module: nn.Module) -> list[tuple[str, Any]]:
+    def _attributes(self, path: str, module: nn.Module, hidden: bool = False) -> list[tuple[str, Any]]:
+        """What is known of a module; of one that torch does not know as a part of the model the very tensors, too."""
         state = vars(module)
         found: list[tuple[str, Any]] = [("class", self._class(type(module)))]
         for registered in ("_parameters", "_buffers"):
             for name, tensor in state[registered].items():
                 self._at, self._inside = f"{path}.{name}", 0
                 found.append((name, tensor if tensor is None else self._parameter(tensor)))
+                if hidden and tensor is not None:
+                    found.append((f"{name}, hidden", (Same(tensor), tensor.data_ptr())))
         hooks = state["_forward_pre_hooks"]
         if hooks:
             found.append(("hooks", tuple(Same(hook) for hook in hooks.values() if computes_a_weight(hook))))
@@ -113,7 +116,7 @@ class _Walk:
     def _class(self, kind: type) -> Any:
         """A class, with its functions and plain attributes; of torch's own classes which they are."""
         if kind not in self._classes:
-            own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _BY_IDENTITY and c is not object]
+            own = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in BY_IDENTITY and c is not object]
             read = [
                 (name, Same(value) if isinstance(value, types.FunctionType) else value)
                 for c in own
@@ -146,14 +149,14 @@ class _Walk:
         if isinstance(value, nn.Module):  # in a list, say: torch does not know it as a part of the model
             place = self._place(value)
             inside = [(name, self._value(part, depth + 1)) for name, part in value._modules.items()]
-            return place, self._attributes(place, value), inside
+            return place, self._attributes(place, value, hidden=True), inside
         if isinstance(value, functools.partial):
             return tuple(self._value(part, depth + 1) for part in (value.func, value.args, value.keywords))
         if isinstance(value, types.MethodType):
             return Same(value.__func__), self._places.get(id(value.__self__)) or Same(value.__self__)
         if isinstance(value, (dict, tuple, list, set, frozenset, deque, Mapping)):
             return self._container(value, depth + 1)
-        if kind.__module__.partition(".")[0] in _BY_IDENTITY:
+        if kind.__module__.partition(".")[0] in BY_IDENTITY:
             return Same(value)
         self._place(value)
         slots = [name for c in kind.__mro__ for name in _slots(c) if hasattr(value, name)]

@@ -283,6 +283,32 @@ def test_a_signature_reads_no_source_and_no_other_package(net, monkeypatch):
     assert signature(net) != before
 
 
+def test_a_module_in_a_list_and_a_namespace_are_looked_into():
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.options = [nn.Conv2d(3, 4, 1)], types.SimpleNamespace(k=1.0, deep=[[torch.ones(2000)]])
+
+        def forward(self, x):
+            return self.blocks[0](x).relu().mean((2, 3)) * self.options.k * self.options.deep[0][0].sum()
+
+    torch.manual_seed(0)
+    for change in (
+        lambda m: m.blocks.__setitem__(0, nn.Conv2d(3, 4, 1)),
+        lambda m: setattr(m.blocks[0], "weight", nn.Parameter(torch.rand(4, 3, 1, 1))),
+        lambda m: setattr(m.options, "k", 3.0),
+        lambda m: m.options.deep[0][0].mul_(2),
+    ):
+        assert_noticed(Listed(), change)
+
+
+def test_an_attribute_that_cannot_be_copied_is_told():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten())
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match="cannot be copied, since an attribute of its modules cannot"):
+        hw.LRP(model)(X)
+
+
 class Callable:
     def __init__(self):
         self.slope = 0.1
