@@ -212,7 +212,7 @@ def _moved(operation: Operation, layout: Layout, given: Shape, shape: Shape) -> 
         return _reshaped(layout, given, shape)
     if len(shape) != len(given) or operation.kind in _MOVE_PLACES:
         return None
-    if operation.kind in ("slice", "narrow") and shape != given:
+    if _crops(operation, shape, given) and (not layout.flat or (len(layout.grid) == 1 and not layout.extra)):
         return None
     if operation.kind in ("linear", "matmul", "mm", "bmm") and len(given) - 1 in layout.dims:
         return None
@@ -225,6 +225,12 @@ def _moved(operation: Operation, layout: Layout, given: Shape, shape: Shape) -> 
     if tokens is None or not 0 <= tokens - patches <= min(_MOST_TOKENS, patches - 1):
         return None
     return replace(layout, extra=tokens - patches)
+
+
+def _crops(operation: Operation, shape: Shape, given: Shape) -> bool:
+    """Whether an operation cuts a part out, with every place of it; every second one is a coarser grid."""
+    step = operation.args[4] if len(operation.args) > 4 else 1
+    return operation.kind in ("slice", "narrow") and shape != given and step == 1
 
 
 def _comes_first(operation: Operation) -> bool:
