@@ -471,7 +471,10 @@ def _export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
 
 def _is_bounded(program: torch.export.ExportedProgram) -> bool:
     """Whether the program holds up to some number of examples only, as of a forward that asks for it."""
-    return any(bounds.upper != int_oo and bounds.upper < 2**31 for bounds in program.range_constraints.values())
+    given = [n.meta["val"].shape[0] for n in program.graph.nodes if n.name in program.graph_signature.user_inputs]
+    symbols = {symbol for size in given if isinstance(size, torch.SymInt) for symbol in size.node.expr.free_symbols}
+    bounds = [program.range_constraints[symbol].upper for symbol in symbols if symbol in program.range_constraints]
+    return any(upper != int_oo and upper < 2**31 for upper in bounds)
 
 
 def _functional(target: Callable[..., Any]) -> tuple[Callable[..., Any], bool]:
