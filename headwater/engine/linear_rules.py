@@ -29,7 +29,7 @@ from torch import Tensor
 from headwater.engine.guards.modes import spare, unwatched
 from headwater.engine.layers import Layer
 from headwater.engine.linear_layers import Linear
-from headwater.engine.quotients import finite_or
+from headwater.engine.quotients import bounded, largest
 from headwater.engine.rules import Prepared, Rule
 from headwater.errors import InputError
 
@@ -145,17 +145,13 @@ def _quotients(
         size = None if size is None else size + more
     memory = _memory_of(z, part.terms[0][0], relevance)
     # Where nothing contributes, or so little that a float has lost digits of it, all is left to the fallback.
-    limits = torch.finfo(z.dtype)
-    least = limits.tiny / limits.eps
     if size is None and not eps and _many(relevance):
-        low, high = z.aminmax()
-        if low > least or high < -least:
-            return torch.div(relevance, z, out=memory), None
-        lost = (z.abs() >= least).logical_not_()
         s = torch.div(relevance, z, out=memory)
+        if s.sum().abs() <= largest(s.dtype):
+            return s, None
+        lost = (s.abs() <= largest(s.dtype)).logical_not_()
         return s.masked_fill_(lost, 0), relevance * lost if fallback else None
-    denominators = torch.where(z < 0, z - eps, z + eps) if eps else z
-    s = finite_or(relevance / denominators, 0.0).masked_fill_(denominators.abs() < least, 0)
+    s = bounded(relevance / (torch.where(z < 0, z - eps, z + eps) if eps else z))
     if size is not None:
         s = s.masked_fill_(z.abs() < part.threshold * size, 0)
     if not fallback:
