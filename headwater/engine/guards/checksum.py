@@ -83,8 +83,15 @@ def _single_sums(blocks: Sequence[Tensor]) -> Tensor:
     threads = min(torch.get_num_threads(), _THREADS, len(blocks))
     sums = [torch.empty(len(block), dtype=torch.int64) for block in blocks]
 
-    def work(first: int) -> None:
-        for k in range(first, len(blocks), threads):
+    parts: list[list[int]] = [[] for _ in range(threads)]
+    rows = [0] * threads
+    for k in sorted(range(len(blocks)), key=lambda k: -len(blocks[k])):  # the largest first, to whoever has least
+        part = rows.index(min(rows))
+        parts[part].append(k)
+        rows[part] += len(blocks[k])
+
+    def work(part: int) -> None:
+        for k in parts[part]:
             torch.mv(blocks[k], key, out=sums[k])
 
     others = [Thread(target=work, args=(first,)) for first in range(1, threads)]
