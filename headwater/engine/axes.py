@@ -103,6 +103,12 @@ def map_names(given: GraphInput, shape: Sequence[int]) -> tuple[str, ...]:
     return place_names(shape if at is None else (*shape[:at], 1, *shape[at:]), at, given.ids)
 
 
+def maps_of(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
+    """Relevance of the values of each input that carries it, summed over channels."""
+    sources = zip(graph.sources, values, strict=True)
+    return [v if source.channels is None else v.sum(source.channels) for source, v in sources]
+
+
 def structured(graph: Graph, inputs: Inputs, values: Sequence[Tensor]) -> Any:
     """One value for each input, as the call has them: zeros for those that carry no relevance."""
     left = iter(values)

@@ -249,5 +249,4 @@ def _batches(operation: Operation, graph: Graph) -> tuple[int, ...]:
             f"operation {operation.kind!r} in module {operation.module!r} adds constants to a value in which other "
             "things are counted in front of the images; this is not supported"
         )
-    shapes = [graph.shapes.get(name, ()) for name in names]
-    return tuple(shape.index(None) if None in shape else 0 for shape in shapes)
+    return tuple(map(graph.batch_dimension, names))

@@ -29,7 +29,7 @@ def without_constants(graph: Graph, model: nn.Module, inputs: Inputs) -> Graph:
     """
     if not any(_cuts_rows(operation) for operation in graph.operations):
         return graph
-    tensors = live_tensors(model, (name for operation in graph.operations for name in operation.weights))
+    tensors = live_tensors(model, graph.weights)
     count = 2 if graph.batch is None else graph.batch
     carrying = {given.name for given in graph.sources}
     example = inputs.map(lambda t: t[:1].detach().repeat(count, *[1] * (t.ndim - 1)))

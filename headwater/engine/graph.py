@@ -188,6 +188,16 @@ class Graph:
         return tuple(given for given in self.inputs if given.carries)
 
     @property
+    def weights(self) -> list[str]:
+        """Names of the parameters and buffers that the operations take, one for each time."""
+        return [name for operation in self.operations for name in operation.weights]
+
+    def batch_dimension(self, name: str) -> int:
+        """Which dimension of a value counts the examples; the first where the list is for one number of them."""
+        shape = self.shapes.get(name, ())
+        return shape.index(None) if None in shape else 0
+
+    @property
     def input(self) -> str:
         """Name of the first input that relevance goes back to."""
         return self.sources[0].name

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from headwater.engine.account import Account
-from headwater.engine.axes import map_names, structured
+from headwater.engine.axes import map_names, maps_of, structured
 from headwater.engine.compiled import compiled_sweep
 from headwater.engine.composites import Composite
 from headwater.engine.explanation import Explanation, warn_if_lost
@@ -212,9 +212,7 @@ class LRP:
         warn_if_lost(conservation, self.composite.name, seed.total.dtype)
         if progress is not None:
             progress(1, 1)
-        maps = [
-            r if g.channels is None else r.sum(g.channels) for g, r in zip(plan.graph.sources, relevance, strict=True)
-        ]
+        maps = maps_of(plan.graph, relevance)
         alone = maps[0] if len(maps) == 1 else None
         return Explanation(
             heatmap=structured(plan.graph, inputs, maps) if alone is None else alone,
@@ -253,8 +251,7 @@ class LRP:
         plan = self._plans.get(key)
         if plan is None or plan.graph is not graph:
             kept = list(self._plans.items())
-            names = [name for operation in graph.operations for name in operation.weights]
-            weights = WeightStore(self.model, names, graph.constants(), cache=not self.recompute)
+            weights = WeightStore(self.model, graph.weights, graph.constants(), cache=not self.recompute)
             plan = make_plan(graph, self.composite, weights)
             current = [(k, p) for k, p in kept if is_current(self.model, p.graph)][-(_PLANS - 1) :]
             self._plans = OrderedDict([*current, (key, plan)])

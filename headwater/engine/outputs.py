@@ -146,7 +146,7 @@ def check_output(graph: Graph, model: nn.Module, inputs: Inputs, own: Tensor) ->
     Raises:
         TraceError: they differ by more, so the model does not run the same operations for every input.
     """
-    tensors = live_tensors(model, (name for operation in graph.operations for name in operation.weights))
+    tensors = live_tensors(model, graph.weights)
     name = type(model).__name__
     try:
         with computing(inputs.floating):

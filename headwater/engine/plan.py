@@ -132,7 +132,7 @@ def make_plan(graph: Graph, composite: Composite, weights: WeightStore) -> Plan:
             layer,
             assigned.rule,
             assigned.why,
-            _batch_dimension(graph, layer.operation.name),
+            graph.batch_dimension(layer.operation.name),
             structure.branches(layer.operation.name) if layer.operation.name in structure.joins else (),
         )
         for layer, assigned in zip(layers, composite.assign(graph, layers), strict=True)
@@ -170,9 +170,3 @@ def _cuts(graph: Graph, steps: Sequence[Step]) -> frozenset[str]:
         waiting.discard(step.output)
         waiting.update(name for k, name in enumerate(step.inputs) if step.rule.passes_to(k))
     return frozenset((*cuts, graph.input) if len(graph.sources) == 1 else cuts)
-
-
-def _batch_dimension(graph: Graph, name: str) -> int:
-    """Which dimension of a value counts the images."""
-    shape = graph.shapes.get(name, ())
-    return shape.index(None) if None in shape else 0

@@ -55,9 +55,8 @@ class Predictor:
             output = self.returned(x)
         else:  # what enters the softmax or sigmoid
             inputs = Inputs.of(x)
-            names = (name for operation in self.graph.operations for name in operation.weights)
             with computing(inputs.floating):
-                output = output_of(self.graph, live_tensors(self._model, names), inputs)
+                output = output_of(self.graph, live_tensors(self._model, self.graph.weights), inputs)
         return logits_before(output[:, None] if output.ndim == 1 else output, self.graph.head)
 
     def probabilities(self, x: NetworkInput | Inputs) -> Tensor:

@@ -145,9 +145,7 @@ class _Reader:
         named = list(zip(placeholders, _parameter_names(kind, inputs), strict=True))
         numbers = {n.name for n, name in named if not n.meta["val"].is_floating_point() and not _is_mask(name)}
         ids = _leading_to_features(program, numbers, ("embedding",))
-        if not ids and len(numbers) == len(
-            named
-        ):  # a network that takes whole numbers alone, such as pixels from 0 to 255
+        if not ids and len(numbers) == len(named):  # whole numbers alone, such as pixels from 0 to 255
             ids = _leading_to_features(program, numbers, _FEATURES)
         self.inputs: list[GraphInput] = []
         names = [name for _, name in named]

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from headwater.engine.axes import map_names, structured
+from headwater.engine.axes import map_names, maps_of, structured
 from headwater.engine.explanation import Explanation
 from headwater.engine.graph import Graph
 from headwater.engine.guards.checks import check_module
@@ -215,12 +215,6 @@ class Random(Baseline):
 
 Found = tuple[list[Tensor], list[Tensor] | None]
 """What a baseline returns: a map for each input that has relevance, and its values' attribution or ``None``."""
-
-
-def maps_of(graph: Graph, values: Sequence[Tensor]) -> list[Tensor]:
-    """Attributions of the inputs' values summed over channels."""
-    sources = zip(graph.sources, values, strict=True)
-    return [v if source.channels is None else v.sum(source.channels) for source, v in sources]
 
 
 @contextlib.contextmanager

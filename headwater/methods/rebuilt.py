@@ -41,7 +41,7 @@ class Rebuilt(nn.Module):
     ) -> None:
         super().__init__()
         self.graph = graph
-        self.tensors = live_tensors(model, (name for operation in graph.operations for name in operation.weights))
+        self.tensors = live_tensors(model, graph.weights)
         check_finite(self.tensors)
         self._bindings = Bindings(graph, lambda: self.tensors)
         self.calls = nn.ModuleDict()

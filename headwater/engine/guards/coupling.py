@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def check_independence(graph: Graph, model: nn.Module, inputs: Inputs) -> None:
     suspects = _suspects(graph)
     if not suspects or count < 2:
         return
-    tensors = live_tensors(model, (name for o in graph.operations for name in o.weights))
+    tensors = live_tensors(model, graph.weights)
     batch = inputs.map(lambda t: t[:1].detach().repeat(count, *[1] * (t.ndim - 1)))
     with computing(inputs.floating):
         for changed in (0, count - 1):
@@ -234,19 +234,13 @@ def _argument(operation: Operation, name: str) -> Any:
     return None
 
 
-def _changing(graph: Graph, changed: int, value: float) -> Callable[..., None]:
-    """Writes over one example: times ``value``, plus ``value``."""
+def _run(graph: Graph, tensors: Mapping[str, Tensor], batch: Inputs, changed: int, value: float) -> Any:
+    """The operations with their values, one example of the batch changed."""
 
     def change(tensor: Tensor, dimension: int = 0) -> None:
         example = tensor.select(dimension, changed)
         example.copy_(example * value + value)
 
-    return change
-
-
-def _run(graph: Graph, tensors: Mapping[str, Tensor], batch: Inputs, changed: int, value: float) -> Any:
-    """The operations with their values, one example of the batch changed."""
-    change = _changing(graph, changed, value)
     carries = [given.carries for given in graph.inputs]
     given = [t.clone() for t in batch.tensors]
     for tensor, carried in zip(given, carries, strict=True):
@@ -254,28 +248,25 @@ def _run(graph: Graph, tensors: Mapping[str, Tensor], batch: Inputs, changed: in
             change(tensor)
     for operation, result in values_of(graph, tensors, Inputs(tuple(given), batch.keys, batch.alone)):
         if operation.embeds:  # features of token ids
-            shape = graph.shapes.get(operation.name, ())
-            change(result, shape.index(None) if None in shape else 0)
+            change(result, graph.batch_dimension(operation.name))
         yield operation, result
 
 
-def _leaks(graph: Graph, tensors: Mapping[str, Tensor], batch: Inputs, changed: int) -> dict[str, bool]:
+def _leaks(graph: Graph, tensors: Mapping[str, Tensor], batch: Inputs, changed: int) -> list[str]:
     """Names of the values in which examples other than the changed one hold NaN, in order."""
-    leaked = {}
+    leaked = []
     for operation, value in _run(graph, tensors, batch, changed, float("nan")):
         if operation.inputs and isinstance(value, Tensor) and value.is_floating_point():
-            shape = graph.shapes.get(operation.name, ())
-            dimension = shape.index(None) if None in shape else 0
+            dimension = graph.batch_dimension(operation.name)
             if value.ndim and _others(value, len(batch), changed, dimension).isnan().any():
-                leaked[operation.name] = True
+                leaked.append(operation.name)
     return leaked
 
 
 def _result(graph: Graph, tensors: Mapping[str, Tensor], batch: Inputs, changed: int, value: float) -> Tensor:
     """The output for the examples that were not changed."""
     outputs = [found for o, found in _run(graph, tensors, batch, changed, value) if o.name == graph.output]
-    shape = graph.shapes[graph.output]
-    return _others(outputs[0], len(batch), changed, shape.index(None) if None in shape else 0)
+    return _others(outputs[0], len(batch), changed, graph.batch_dimension(graph.output))
 
 
 def _others(value: Tensor, count: int, changed: int, dimension: int = 0) -> Tensor:
